@@ -1,0 +1,80 @@
+//! `sluice run`: the daemon in the foreground, from files or from the command line alone.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::Args;
+
+use super::check::load;
+use super::output::{Exit, message};
+use super::{Address, ConfigArgs, DEFAULT_SOCKET, Globals};
+use crate::control::ConfigSource;
+use crate::daemon;
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Without a file: listen here for TLS clients.
+    #[arg(long, value_name = "ADDRESS", requires = "to", conflicts_with = "config")]
+    listen: Vec<Address>,
+    /// Without a file: a backend, least connections.
+    #[arg(long, value_name = "ADDRESS", requires = "listen")]
+    to: Vec<Address>,
+}
+
+/// Runs `run`.
+pub fn run(globals: &Globals, args: RunArgs) -> Exit {
+    let source = if args.listen.is_empty() {
+        ConfigSource::Paths(args.config.paths())
+    } else {
+        ConfigSource::Text(quick_start(&args.listen, &args.to, &globals.socket))
+    };
+    let sources = match source.read() {
+        Ok(sources) => sources,
+        Err(error) => {
+            message(&error.to_string());
+            return Exit::InvalidConfig;
+        }
+    };
+    let config = match load(globals, &sources) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let level = match (globals.quiet, globals.verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (false, 0) => tracing::Level::INFO,
+        (false, 1) => tracing::Level::DEBUG,
+        (false, _) => tracing::Level::TRACE,
+    };
+    match daemon::run(config, source, level) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            message(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+/// The configuration that `--listen` and `--to` stand for. Health is checked; a socket in `/run` may not be ours to
+/// make, so that without `--socket` it goes next to other temporary files.
+fn quick_start(listen: &[Address], to: &[Address], socket: &Path) -> String {
+    let quoted = |list: &[Address]| list.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ");
+    let socket = if socket == Path::new(DEFAULT_SOCKET) {
+        std::env::temp_dir().join(format!("sluice-{}.sock", std::process::id()))
+    } else {
+        socket.to_owned()
+    };
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = write!(
+        text,
+        "[global]\nstatus-socket = {}\n\n[[listener]]\nname = \"quick\"\nbind = [{}]\npool = \"quick\"\n\n\
+         [pool.quick]\nbackends = [{}]\n\n[pool.quick.health]\ncheck = \"tcp\"\n",
+        toml::Value::from(socket.display().to_string()),
+        quoted(listen),
+        quoted(to)
+    );
+    text
+}

@@ -1,0 +1,244 @@
+//! From sources to a checked configuration: parses every file, merges, reads, and checks across tables.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{GLOBAL, LOG, ROOT};
+use super::listener::{ReadListener, read_listener};
+use super::pool::read_pool;
+use super::section::{At, Section};
+use super::{
+    Code, Config, Global, Log, LogFormat, LogSessions, LogTarget, Place, Pool, Problems, RemovedSessions, RouteTarget,
+    Severity, Sources,
+};
+
+/// Checks sources. The configuration is there only when no problem is an error; warnings may stand beside it.
+pub fn check(sources: &Sources) -> (Option<Config>, Problems) {
+    let mut problems = Problems::default();
+    let mut files = Vec::new();
+    for (file, text) in sources.texts() {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            problems.add(Code::Syntax, Place::new(file, &span), error.message().trim().replace('\n', ", "));
+        }
+        files.push((file, table));
+    }
+    // What a broken file means is a guess; its other problems would be too.
+    if problems.count(Severity::Error) > 0 {
+        problems.sort();
+        return (None, problems);
+    }
+    let config = read_files(&files, sources, &mut problems);
+    problems.sort();
+    (config.filter(|_| problems.count(Severity::Error) == 0), problems)
+}
+
+fn read_files(files: &[(usize, Spanned<DeTable<'_>>)], sources: &Sources, problems: &mut Problems) -> Option<Config> {
+    let whole: Vec<Place> = files.iter().map(|(file, _)| Place { file: *file, start: 0, end: 0 }).collect();
+    let roots: Vec<Section<'_>> = files
+        .iter()
+        .zip(&whole)
+        .map(|((_, table), place)| Section::open(&ROOT, "the file", place, table.get_ref(), problems))
+        .collect();
+
+    let global = single(&roots, "global", problems);
+    let log = single(&roots, "log", problems);
+    let pools = read_pools(&roots, problems);
+    let listeners = read_listeners(&roots, &pools, sources, problems);
+    let nowhere = Place { file: 0, start: 0, end: 0 };
+    if listeners.is_empty() && roots.iter().all(|root| !root.has("listener")) {
+        problems
+            .add(Code::MissingKey, nowhere.clone(), "no [[listener]]: nothing to do")
+            .hint("a listener needs name, bind and pool; config/minimal.toml is an example");
+    }
+    warn_of_unused_pools(&listeners, &pools, problems);
+    check_listeners(&listeners, problems);
+
+    let empty = DeTable::new();
+    let global = global.unwrap_or(At { value: &empty, place: nowhere.clone() });
+    let log = log.unwrap_or(At { value: &empty, place: nowhere });
+    let global = read_global(&global, problems);
+    let log = read_log(&log, problems);
+    Some(Config {
+        global: global?,
+        log: log?,
+        listeners: listeners.into_iter().map(|read| read.listener).collect(),
+        pools: pools.into_iter().map(|pool| pool.value).collect(),
+    })
+}
+
+/// A table that may stand in one file only.
+fn single<'a>(roots: &[Section<'a>], name: &str, problems: &mut Problems) -> Option<At<&'a DeTable<'a>>> {
+    let mut found: Option<At<&'a DeTable<'a>>> = None;
+    for root in roots {
+        for table in root.tables(name, problems) {
+            match &found {
+                None => found = Some(table),
+                Some(first) => {
+                    let message = format!("[{name}] is defined twice");
+                    problems.add(Code::DuplicateName, table.place, message).also(first.place.clone(), "first here");
+                }
+            }
+        }
+    }
+    found
+}
+
+fn read_pools(roots: &[Section<'_>], problems: &mut Problems) -> Vec<At<Pool>> {
+    let mut pools: Vec<At<Pool>> = Vec::new();
+    for root in roots {
+        for all in root.tables("pool", problems) {
+            for (name, value) in all.value {
+                let place = Place::new(root.file, &name.span());
+                let DeValue::Table(table) = value.get_ref() else {
+                    root.wrong_type(&format!("pool.{}", name.get_ref()), "a table", value.get_ref(), place, problems);
+                    continue;
+                };
+                if let Some(first) = pools.iter().find(|pool| *pool.value.name == **name.get_ref()) {
+                    let message = format!("pool `{}` is defined twice", name.get_ref());
+                    problems.add(Code::DuplicateName, place, message).also(first.place.clone(), "first here");
+                    continue;
+                }
+                let value = read_pool(name.get_ref(), &place, table, problems);
+                pools.push(At { value, place });
+            }
+        }
+    }
+    pools.sort_by(|a, b| a.value.name.cmp(&b.value.name));
+    pools
+}
+
+fn read_listeners(
+    roots: &[Section<'_>],
+    pools: &[At<Pool>],
+    sources: &Sources,
+    problems: &mut Problems,
+) -> Vec<ReadListener> {
+    let pools: Vec<Pool> = pools.iter().map(|pool| pool.value.clone()).collect();
+    let tables = roots.iter().flat_map(|root| root.tables("listener", problems)).collect::<Vec<_>>();
+    tables.iter().filter_map(|table| read_listener(table.value, &table.place, &pools, sources, problems)).collect()
+}
+
+fn check_listeners(listeners: &[ReadListener], problems: &mut Problems) {
+    let mut names: HashMap<&str, &Place> = HashMap::new();
+    let mut binds: Vec<&At<SocketAddr>> = Vec::new();
+    for read in listeners {
+        if let Some(first) = names.insert(&read.listener.name, &read.name_place) {
+            let message = format!("listener `{}` is defined twice", read.listener.name);
+            problems.add(Code::DuplicateName, read.name_place.clone(), message).also(first.clone(), "first here");
+        }
+        for bind in &read.binds {
+            if let Some(first) = binds.iter().find(|other| overlap(other.value, bind.value)) {
+                let message = format!("{} is taken by {} already", bind.value, first.value);
+                problems
+                    .add(Code::OverlappingBind, bind.place.clone(), message)
+                    .also(first.place.clone(), "first here");
+            }
+            binds.push(bind);
+        }
+        warn_of_unreachable_routes(read, problems);
+    }
+}
+
+/// Whether two addresses cannot both be bound. A wildcard takes every address of its family; IPv6 sockets are IPv6 only.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_family && same_host
+}
+
+fn warn_of_unreachable_routes(read: &ReadListener, problems: &mut Problems) {
+    let routes = &read.listener.routes;
+    for (position, route) in routes.iter().enumerate() {
+        let names = &route.conditions.names;
+        // A name is taken when an earlier rule has the very same pattern and lets every such connection in.
+        let taken_by = |covers: &dyn Fn(usize) -> bool| {
+            (0..position)
+                .find(|earlier| covers(*earlier) && routes[*earlier].conditions.covers_conditions_of(&route.conditions))
+        };
+        let earlier = if names.is_empty() {
+            taken_by(&|earlier| routes[earlier].conditions.names.is_empty())
+        } else {
+            let takers = names.iter().map(|name| taken_by(&|earlier| routes[earlier].conditions.names.contains(name)));
+            takers.collect::<Option<Vec<_>>>().and_then(|takers| takers.last().copied())
+        };
+        if let Some(earlier) = earlier {
+            let message = format!(
+                "route of listener `{}` can never match: the one at {} takes all of it",
+                read.listener.name, routes[earlier].origin
+            );
+            let place = read.route_places[position].clone();
+            problems
+                .add(Code::UnreachableRoute, place, message)
+                .hint("among equals the first whose conditions hold wins");
+        }
+    }
+}
+
+fn warn_of_unused_pools(listeners: &[ReadListener], pools: &[At<Pool>], problems: &mut Problems) {
+    for (id, pool) in pools.iter().enumerate() {
+        let used = listeners.iter().map(|read| &read.listener).any(|listener| {
+            listener.pool == Some(id) || listener.routes.iter().any(|route| route.target == RouteTarget::Pool(id))
+        });
+        if !used {
+            let message = format!("nothing uses pool `{}`", pool.value.name);
+            problems.add(Code::UnusedPool, pool.place.clone(), message);
+        }
+    }
+}
+
+fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Global> {
+    let section = Section::open(&GLOBAL, "[global]", &table.place, table.value, problems);
+    let workers = section.auto_or_integer("workers", problems);
+    let status_socket = section.text("status-socket", problems);
+    let metrics = section.socket_address("metrics", problems).map(|address| address.value);
+    let max_connections = section.integer("max-connections", problems);
+    let shutdown_grace = section.duration("shutdown-grace", problems);
+    let ready_delay = section.duration("ready-delay", problems);
+    let removed_sessions = section.word("removed-sessions", problems);
+    Some(Global {
+        workers: workers?.value.map(|count| count as usize),
+        status_socket: PathBuf::from(status_socket?.value),
+        metrics,
+        max_connections: max_connections?.value as u32,
+        shutdown_grace: shutdown_grace?.value,
+        ready_delay: ready_delay?.value.unwrap_or_default(),
+        removed_sessions: match removed_sessions?.value {
+            "drain" => RemovedSessions::Drain,
+            "close" => RemovedSessions::Close,
+            _ => RemovedSessions::Keep,
+        },
+    })
+}
+
+fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
+    let section = Section::open(&LOG, "[log]", &table.place, table.value, problems);
+    let format = section.word("format", problems);
+    let sessions = section.word("sessions", problems);
+    let target = section.text("target", problems);
+    let target = target?;
+    if target.value == "journal" {
+        let message = "`target = \"journal\"` is not built yet";
+        problems
+            .add(Code::NotBuilt, target.place, message)
+            .hint("this version has \"stderr\", which systemd puts into the journal, and files");
+        return None;
+    }
+    Some(Log {
+        format: if format?.value == "json" { LogFormat::Json } else { LogFormat::Text },
+        sessions: match sessions?.value {
+            "both" => LogSessions::Both,
+            "off" => LogSessions::Off,
+            _ => LogSessions::End,
+        },
+        target: match target.value.as_str() {
+            "stderr" => LogTarget::Stderr,
+            path => LogTarget::File(path.into()),
+        },
+    })
+}

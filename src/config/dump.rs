@@ -1,0 +1,174 @@
+//! Writes the effective configuration as TOML: every key of this version, defaults filled in. What it writes
+//! passes the check and gives the same configuration.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::value::format_size;
+use super::{
+    Access, Config, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
+    RemovedSessions, Route, RouteTarget, format_duration,
+};
+
+/// The configuration as TOML.
+pub fn dump(config: &Config) -> String {
+    let mut root = Table::new();
+    root.insert("global".into(), global(config).into());
+    root.insert("log".into(), log(config).into());
+    let listeners = config.listeners.iter().map(|item| Value::from(listener(item, config)));
+    root.insert("listener".into(), Value::Array(listeners.collect()));
+    let pools = config.pools.iter().map(|item| (item.name.to_string(), Value::from(pool(item))));
+    root.insert("pool".into(), Value::Table(pools.collect()));
+    toml::to_string(&root).unwrap_or_default()
+}
+
+fn set(table: &mut Table, key: &str, value: impl Into<Value>) {
+    table.insert(key.to_owned(), value.into());
+}
+
+fn time_or_off(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "off".to_owned(), format_duration)
+}
+
+fn addresses(list: &[SocketAddr]) -> Value {
+    Value::Array(list.iter().map(|address| address.to_string().into()).collect())
+}
+
+fn texts(list: &[String]) -> Value {
+    Value::Array(list.iter().map(|text| text.as_str().into()).collect())
+}
+
+fn global(config: &Config) -> Table {
+    let global = &config.global;
+    let mut table = Table::new();
+    match global.workers {
+        Some(count) => set(&mut table, "workers", count as i64),
+        None => set(&mut table, "workers", "auto"),
+    }
+    set(&mut table, "status-socket", global.status_socket.display().to_string());
+    if let Some(metrics) = global.metrics {
+        set(&mut table, "metrics", metrics.to_string());
+    }
+    set(&mut table, "max-connections", i64::from(global.max_connections));
+    set(&mut table, "shutdown-grace", time_or_off(global.shutdown_grace));
+    set(&mut table, "ready-delay", format_duration(global.ready_delay));
+    let removed = match global.removed_sessions {
+        RemovedSessions::Keep => "keep",
+        RemovedSessions::Drain => "drain",
+        RemovedSessions::Close => "close",
+    };
+    set(&mut table, "removed-sessions", removed);
+    table
+}
+
+fn log(config: &Config) -> Table {
+    let mut table = Table::new();
+    set(&mut table, "format", if config.log.format == LogFormat::Json { "json" } else { "text" });
+    let sessions = match config.log.sessions {
+        LogSessions::End => "end",
+        LogSessions::Both => "both",
+        LogSessions::Off => "off",
+    };
+    set(&mut table, "sessions", sessions);
+    match &config.log.target {
+        LogTarget::Stderr => set(&mut table, "target", "stderr"),
+        LogTarget::File(path) => set(&mut table, "target", path.display().to_string()),
+    }
+    table
+}
+
+fn reject_word(reject: Reject) -> &'static str {
+    match reject {
+        Reject::Alert => "alert",
+        Reject::Close => "close",
+        Reject::Reset => "reset",
+    }
+}
+
+fn listener(listener: &Listener, config: &Config) -> Table {
+    let mut table = Table::new();
+    set(&mut table, "name", &*listener.name);
+    set(&mut table, "bind", addresses(&listener.bind));
+    set(&mut table, "protocol", if listener.protocol == Protocol::Tls { "tls" } else { "tcp" });
+    if let Some(pool) = listener.pool {
+        set(&mut table, "pool", &*config.pools[pool].name);
+    }
+    if listener.protocol == Protocol::Tls {
+        set(&mut table, "hello-timeout", format_duration(listener.hello_timeout));
+        set(&mut table, "max-hello", format_size(listener.max_hello as u64));
+    }
+    set(&mut table, "reject", reject_word(listener.reject));
+    for (key, access) in [("allow", Access::Allow), ("deny", Access::Deny)] {
+        let prefixes = listener.access.iter().filter(|(_, value)| *value == access);
+        set(&mut table, key, Value::Array(prefixes.map(|(prefix, _)| prefix.to_string().into()).collect()));
+    }
+    if let Some(most) = listener.max_connections {
+        set(&mut table, "max-connections", i64::from(most));
+    }
+    set(&mut table, "idle-timeout", time_or_off(listener.idle_timeout));
+    set(&mut table, "half-close-timeout", time_or_off(listener.half_close_timeout));
+    if !listener.routes.is_empty() {
+        let routes = listener.routes.iter().map(|item| Value::from(route(item, config)));
+        set(&mut table, "route", Value::Array(routes.collect()));
+    }
+    table
+}
+
+fn route(route: &Route, config: &Config) -> Table {
+    let mut table = Table::new();
+    let written = &route.written;
+    for (key, list) in [("sni", &written.sni), ("alpn", &written.alpn), ("from", &written.from)] {
+        if !list.is_empty() {
+            set(&mut table, key, texts(list));
+        }
+    }
+    if let Some(version) = &written.tls_min {
+        set(&mut table, "tls-min", version.as_str());
+    }
+    match route.target {
+        RouteTarget::Pool(pool) => set(&mut table, "pool", &*config.pools[pool].name),
+        RouteTarget::Reject(reject) => set(&mut table, "reject", reject_word(reject)),
+    }
+    table
+}
+
+fn pool(pool: &Pool) -> Table {
+    let mut table = Table::new();
+    set(&mut table, "balance", pool.method.name());
+    set(&mut table, "connect-timeout", format_duration(pool.connect_timeout));
+    set(&mut table, "connect-tries", i64::from(pool.connect_tries));
+    set(&mut table, "on-down", if pool.on_down == OnDown::Close { "close" } else { "keep" });
+    let backends = pool.backends.iter().map(|backend| {
+        let mut table = Table::new();
+        set(&mut table, "address", backend.address.to_string());
+        set(&mut table, "name", &*backend.name);
+        set(&mut table, "weight", i64::from(backend.weight));
+        set(&mut table, "backup", backend.backup);
+        Value::from(table)
+    });
+    set(&mut table, "backend", Value::Array(backends.collect()));
+    set(&mut table, "health", health(pool.health.as_ref()));
+    table
+}
+
+fn health(check: Option<&HealthCheck>) -> Table {
+    let mut table = Table::new();
+    let Some(check) = check else {
+        set(&mut table, "check", "off");
+        return table;
+    };
+    set(&mut table, "check", "tcp");
+    set(&mut table, "interval", format_duration(check.interval));
+    set(&mut table, "timeout", format_duration(check.timeout));
+    set(&mut table, "rise", i64::from(check.thresholds.rise));
+    set(&mut table, "fall", i64::from(check.thresholds.fall));
+    if let Some(address) = check.address {
+        set(&mut table, "address", address.to_string());
+    }
+    if let Some(port) = check.port {
+        set(&mut table, "port", i64::from(port));
+    }
+    table
+}

@@ -1,0 +1,222 @@
+//! Reads `[[listener]]` and `[[listener.route]]`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::WrittenRoute;
+use super::keys::{LISTENER, ROUTE};
+use super::section::{At, Section, hint_nearest};
+use super::{Access, Code, Listener, Place, Pool, PoolId, Problems, Protocol, Reject, Route, RouteTarget, Sources};
+use crate::decide::hello::TlsVersion;
+use crate::decide::prefix::PrefixMap;
+use crate::decide::route::{Conditions, NamePattern};
+
+/// A listener and the places that checks across listeners need.
+pub struct ReadListener {
+    /// The listener.
+    pub listener: Listener,
+    /// Place of its name.
+    pub name_place: Place,
+    /// Its addresses with places.
+    pub binds: Vec<At<SocketAddr>>,
+    /// Places of its routes, in the order of [`Listener::routes`].
+    pub route_places: Vec<Place>,
+}
+
+/// Reads one listener; `None` when it has no usable name or address.
+pub fn read_listener(
+    table: &DeTable<'_>,
+    place: &Place,
+    pools: &[Pool],
+    sources: &Sources,
+    problems: &mut Problems,
+) -> Option<ReadListener> {
+    let title = match table.get("name").and_then(|name| name.get_ref().as_str()) {
+        Some(name) => format!("listener `{name}`"),
+        None => "[[listener]]".to_owned(),
+    };
+    let section = Section::open(&LISTENER, &title, place, table, problems);
+    let name = section.name("name", problems);
+    if !section.has("name") {
+        section.missing("name", "records and metrics need it, such as name = \"https\"", problems);
+    }
+    let binds = section.socket_addresses("bind", problems);
+    if !section.has("bind") {
+        section.missing("bind", "such as bind = [\"0.0.0.0:443\", \"[::]:443\"]", problems);
+    }
+    if section.is_empty_list("bind") {
+        problems.add(Code::MissingKey, section.key_place("bind"), format!("`bind` of {title} is empty"));
+    }
+    let protocol = match section.word("protocol", problems).map(|word| word.value) {
+        Some("tcp") => Protocol::Tcp,
+        _ => Protocol::Tls,
+    };
+    let reject = read_reject(&section, protocol, problems);
+    let pool = read_pool(&section, pools, problems);
+    if protocol == Protocol::Tcp {
+        for key in ["hello-timeout", "max-hello"].into_iter().filter(|key| section.has(key)) {
+            let message = format!("`{key}` of {title} has no effect: protocol tcp reads no hello");
+            problems.add(Code::NoEffect, section.key_place(key), message);
+        }
+    }
+    let (routes, route_places): (Vec<Route>, Vec<Place>) = section
+        .tables("route", problems)
+        .into_iter()
+        .filter_map(|table| Some((read_route(&table, &title, protocol, pools, sources, problems)?, table.place)))
+        .unzip();
+    if routes.is_empty() && !section.has("route") && !section.has("pool") {
+        let message = format!("{title} has neither `pool` nor routes: it could only reject");
+        problems.add(Code::MissingKey, place.clone(), message).hint("add pool = \"NAME\", or a [[listener.route]]");
+    }
+    let hello_timeout = section.duration("hello-timeout", problems);
+    let max_hello = section.size("max-hello", problems);
+    let access = read_access(&section, problems);
+    let max_connections = section.integer("max-connections", problems).map(|count| count.value as u32);
+    let idle_timeout = section.duration("idle-timeout", problems);
+    let half_close_timeout = section.duration("half-close-timeout", problems);
+    let (name, binds) = (name?, binds?);
+    let listener = Listener {
+        name: name.value.into(),
+        bind: binds.value.iter().map(|bind| bind.value).collect(),
+        protocol,
+        pool,
+        hello_timeout: hello_timeout.and_then(|time| time.value).unwrap_or_default(),
+        max_hello: max_hello.map_or(0, |size| size.value as usize),
+        reject,
+        access,
+        max_connections,
+        idle_timeout: idle_timeout.and_then(|time| time.value),
+        half_close_timeout: half_close_timeout.and_then(|time| time.value),
+        routes,
+    };
+    Some(ReadListener { listener, name_place: name.place, binds: binds.value, route_places })
+}
+
+fn read_reject(section: &Section<'_>, protocol: Protocol, problems: &mut Problems) -> Reject {
+    let Some(word) = section.word("reject", problems) else { return Reject::Alert };
+    match (reject_named(word.value), protocol) {
+        (Reject::Alert, Protocol::Tcp) => {
+            if section.has("reject") {
+                let message = format!("`reject = \"alert\"` of {} needs protocol tls", section.title);
+                problems.add(Code::Conflict, word.place, message).hint("use \"reset\" or \"close\"");
+            }
+            Reject::Reset
+        }
+        (reject, _) => reject,
+    }
+}
+
+fn reject_named(word: &str) -> Reject {
+    match word {
+        "close" => Reject::Close,
+        "reset" => Reject::Reset,
+        _ => Reject::Alert,
+    }
+}
+
+fn read_pool(section: &Section<'_>, pools: &[Pool], problems: &mut Problems) -> Option<PoolId> {
+    let name = section.text("pool", problems)?;
+    let found = pools.iter().position(|pool| *pool.name == *name.value);
+    if found.is_none() {
+        let message = format!("pool `{}` of {} does not exist", name.value, section.title);
+        let problem = problems.add(Code::UnknownPool, name.place, message);
+        if !hint_nearest(problem, &name.value, pools.iter().map(|pool| &*pool.name)) {
+            problem.hint(format!("add [pool.{}] with backends", name.value));
+        }
+    }
+    found
+}
+
+fn read_access(section: &Section<'_>, problems: &mut Problems) -> PrefixMap<Access> {
+    let mut access = PrefixMap::default();
+    // Deny comes second: it wins a tie.
+    for (key, value) in [("allow", Access::Allow), ("deny", Access::Deny)] {
+        for (prefix, _) in section.prefixes(key, problems).map(|list| list.value).unwrap_or_default() {
+            access.insert(prefix, value);
+        }
+    }
+    access
+}
+
+fn read_route(
+    table: &At<&DeTable<'_>>,
+    listener: &str,
+    protocol: Protocol,
+    pools: &[Pool],
+    sources: &Sources,
+    problems: &mut Problems,
+) -> Option<Route> {
+    let title = format!("route of {listener}");
+    let section = Section::open(&ROUTE, &title, &table.place, table.value, problems);
+    if protocol == Protocol::Tcp {
+        for key in ["sni", "alpn", "tls-min"].into_iter().filter(|key| section.has(key)) {
+            let message = format!("`{key}` in {title} needs protocol tls");
+            problems.add(Code::Conflict, section.key_place(key), message);
+        }
+    }
+    let mut conditions = Conditions::default();
+    let mut written = WrittenRoute::default();
+    if let Some(names) = section.texts("sni", problems) {
+        if section.is_empty_list("sni") {
+            let message = format!("`sni` in {title} is empty");
+            problems
+                .add(Code::MissingKey, section.key_place("sni"), message)
+                .hint("leave the key out to match any name or none");
+        }
+        for name in names.value {
+            match NamePattern::parse(&name.value) {
+                Ok(pattern) => conditions.names.push(pattern),
+                Err(why) => {
+                    let message = format!("`{}` is not a server name pattern: {why}", name.value);
+                    problems.add(Code::BadServerName, name.place, message);
+                }
+            }
+            written.sni.push(name.value);
+        }
+    }
+    for name in section.texts("alpn", problems).map(|list| list.value).unwrap_or_default() {
+        if !(1..=255).contains(&name.value.len()) {
+            let message = format!("a protocol in `alpn` has {} bytes, outside 1 to 255", name.value.len());
+            problems.add(Code::OutOfRange, name.place, message);
+        }
+        conditions.alpn.push(name.value.as_bytes().into());
+        written.alpn.push(name.value);
+    }
+    if let Some(prefixes) = section.prefixes("from", problems) {
+        let mut from = PrefixMap::default();
+        for (prefix, text) in prefixes.value {
+            from.insert(prefix, ());
+            written.from.push(text);
+        }
+        conditions.from = Some(from);
+    }
+    if let Some(version) = section.word("tls-min", problems) {
+        conditions.tls_min = TlsVersion::from_config(version.value);
+        written.tls_min = Some(version.value.to_owned());
+    }
+    let reject = section.word("reject", problems);
+    let pool = read_pool(&section, pools, problems);
+    let target = match (section.has("pool"), section.has("reject")) {
+        (true, true) => {
+            let message = format!("{title} has both `pool` and `reject`");
+            problems.add(Code::Conflict, section.key_place("reject"), message);
+            return None;
+        }
+        (false, false) => {
+            section.missing("pool", "a route needs pool = \"NAME\" or reject = \"alert\"", problems);
+            return None;
+        }
+        (true, false) => RouteTarget::Pool(pool?),
+        (false, true) => {
+            let reject = reject?;
+            if protocol == Protocol::Tcp && reject.value == "alert" {
+                let message = format!("`reject = \"alert\"` in {title} needs protocol tls");
+                problems.add(Code::Conflict, reject.place, message).hint("use \"reset\" or \"close\"");
+            }
+            RouteTarget::Reject(reject_named(reject.value))
+        }
+    };
+    Some(Route { conditions, target, origin: Arc::from(sources.origin(&table.place)), written })
+}

@@ -1,0 +1,273 @@
+//! The configuration: TOML in, one checked and immutable [`Config`] out, or every problem at once with its place.
+//! Reads no file by itself except through [`Sources`], starts nothing, and never guesses.
+
+mod check;
+mod dump;
+mod keys;
+mod listener;
+mod pool;
+mod problem;
+mod schema;
+mod section;
+mod source;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::balance::Method;
+use crate::decide::health::Thresholds;
+use crate::decide::prefix::PrefixMap;
+use crate::decide::route::Conditions;
+
+pub use check::check;
+pub use dump::dump;
+pub use keys::{Key, SECTIONS, SectionKeys};
+pub use problem::{Code, Colour, Problem, Problems, Severity};
+pub use schema::schema;
+pub use source::{Place, SourceError, Sources};
+pub use value::format_duration;
+
+/// Position of a pool in [`Config::pools`].
+pub type PoolId = usize;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[global]`.
+    pub global: Global,
+    /// `[log]`.
+    pub log: Log,
+    /// `[[listener]]`, in the order of the files.
+    pub listeners: Vec<Listener>,
+    /// `[pool.NAME]`, sorted by name.
+    pub pools: Vec<Pool>,
+}
+
+/// `[global]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Worker threads; `None`: one per CPU that the process may run on.
+    pub workers: Option<usize>,
+    /// Path of the status socket.
+    pub status_socket: PathBuf,
+    /// TCP address for `GET /metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// Connections at once; beyond it new ones wait in the kernel's backlog.
+    pub max_connections: u32,
+    /// Time for sessions to end by themselves after SIGTERM; `None`: without limit.
+    pub shutdown_grace: Option<Duration>,
+    /// How long `/readyz` says no before the listeners close.
+    pub ready_delay: Duration,
+    /// What happens to sessions of a backend that a reload removes.
+    pub removed_sessions: RemovedSessions,
+}
+
+/// What happens to sessions of a backend that a reload removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovedSessions {
+    /// They run on.
+    Keep,
+    /// They run on for `shutdown-grace`, then they are closed.
+    Drain,
+    /// They are closed at once.
+    Close,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which records of sessions are written.
+    pub sessions: LogSessions,
+    /// Where lines go.
+    pub target: LogTarget,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` pairs.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Which records of sessions are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogSessions {
+    /// One at the end of each session.
+    End,
+    /// One at the start as well.
+    Both,
+    /// None; metrics count all the same.
+    Off,
+}
+
+/// Where lines of the log go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error.
+    Stderr,
+    /// A file, reopened on SIGUSR1.
+    File(PathBuf),
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Waits for a ClientHello and routes by it.
+    Tls,
+    /// Looks at nothing.
+    Tcp,
+}
+
+/// How a rejected client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// A TLS alert with the reason, then a lingering close.
+    Alert,
+    /// An ordinary close (FIN).
+    Close,
+    /// A reset (RST).
+    Reset,
+}
+
+/// What the longest matching prefix of `allow` and `deny` says of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// May connect.
+    Allow,
+    /// May not.
+    Deny,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Name, unique.
+    pub name: Arc<str>,
+    /// Addresses to listen on.
+    pub bind: Vec<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where a connection goes that no route takes.
+    pub pool: Option<PoolId>,
+    /// From accept to a whole hello.
+    pub hello_timeout: Duration,
+    /// Handshake bytes of the hello, at most.
+    pub max_hello: usize,
+    /// How a rejected client is told.
+    pub reject: Reject,
+    /// Source prefixes; no match denies.
+    pub access: PrefixMap<Access>,
+    /// Connections at once on this listener; beyond it new ones are refused.
+    pub max_connections: Option<u32>,
+    /// No byte either way for this long ends the session; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// The same after one side finished.
+    pub half_close_timeout: Option<Duration>,
+    /// Rules, in the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// `[[listener.route]]`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// When it applies.
+    pub conditions: Conditions,
+    /// Where the connection goes then.
+    pub target: RouteTarget,
+    /// Where it stands, as `file:line`.
+    pub origin: Arc<str>,
+    /// The texts of the rule as written, for the dump.
+    pub written: WrittenRoute,
+}
+
+/// The conditions of a route as written.
+#[derive(Clone, Debug, Default)]
+pub struct WrittenRoute {
+    /// `sni`.
+    pub sni: Vec<String>,
+    /// `alpn`.
+    pub alpn: Vec<String>,
+    /// `from`.
+    pub from: Vec<String>,
+    /// `tls-min`.
+    pub tls_min: Option<String>,
+}
+
+/// Where a route sends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// To a pool.
+    Pool(PoolId),
+    /// Nowhere; the client is told like this.
+    Reject(Reject),
+}
+
+/// `[pool.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Name, unique.
+    pub name: Arc<str>,
+    /// How backends are chosen.
+    pub method: Method,
+    /// Backends, short form first.
+    pub backends: Vec<Backend>,
+    /// Time for one connection attempt.
+    pub connect_timeout: Duration,
+    /// Different backends that are tried for one client.
+    pub connect_tries: u8,
+    /// What happens to the sessions of a backend that goes down.
+    pub on_down: OnDown,
+    /// The check; `None`: live traffic alone decides.
+    pub health: Option<HealthCheck>,
+}
+
+/// What happens to the sessions of a backend that goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They run on.
+    Keep,
+    /// They are reset.
+    Close,
+}
+
+/// `[[pool.NAME.backend]]`, or an entry of `backends`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Name, unique in its pool.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Share of new connections; 0 takes none.
+    pub weight: u32,
+    /// Used only when no other backend can take the connection.
+    pub backup: bool,
+}
+
+/// `[pool.NAME.health]` with `check = "tcp"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Time between checks while nothing changes.
+    pub interval: Duration,
+    /// Time for one check.
+    pub timeout: Duration,
+    /// Results in a row that change the state.
+    pub thresholds: Thresholds,
+    /// Address to check instead of the backend's.
+    pub address: Option<std::net::IpAddr>,
+    /// Port to check instead of the backend's.
+    pub port: Option<u16>,
+}
+
+impl Config {
+    /// Position of the pool called `name`.
+    pub fn pool_named(&self, name: &str) -> Option<PoolId> {
+        self.pools.binary_search_by(|pool| (*pool.name).cmp(name)).ok()
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads `[pool.NAME]`, its backends and its health check.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::keys::{BACKEND, HEALTH, POOL};
+use super::section::{At, NAME_HINT, Section, is_name};
+use super::{Backend, Code, HealthCheck, OnDown, Place, Pool, Problems};
+use crate::decide::balance::{Balancer, Member, Method};
+use crate::decide::health::Thresholds;
+
+/// Default weight, so that weights can be lowered as well as raised in fine steps.
+const DEFAULT_WEIGHT: u32 = 100;
+
+/// Reads one pool. A pool with problems is returned all the same, so that references to it are not reported too.
+pub fn read_pool(name: &str, place: &Place, table: &DeTable<'_>, problems: &mut Problems) -> Pool {
+    let title = format!("[pool.{name}]");
+    let section = Section::open(&POOL, &title, place, table, problems);
+    if !is_name(name) {
+        problems.add(Code::BadName, place.clone(), format!("`{name}` is not a name")).hint(NAME_HINT);
+    }
+    let method = match section.word("balance", problems).map(|word| word.value) {
+        Some("round-robin") => Method::RoundRobin,
+        Some("random-two") => Method::RandomTwo,
+        Some("consistent-hash") => Method::ConsistentHash,
+        _ => Method::LeastConnections,
+    };
+    let backends = read_backends(&section, problems);
+    if backends.is_empty() && is_intentionally_empty(&section) {
+        let message = format!("{title} has no backends");
+        problems.add(Code::EmptyPool, place.clone(), message).hint("add backends = [\"ADDRESS:PORT\"]");
+    }
+    let members: Vec<Member> = backends
+        .iter()
+        .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
+        .collect();
+    if let Err(too_large) = Balancer::new(method, &members) {
+        problems.add(Code::TooLarge, place.clone(), format!("{title}: {too_large}"));
+    }
+    let on_down = match section.word("on-down", problems).map(|word| word.value) {
+        Some("close") => OnDown::Close,
+        _ => OnDown::Keep,
+    };
+    let connect_timeout = section.duration("connect-timeout", problems).and_then(|time| time.value);
+    let connect_tries = section.integer("connect-tries", problems);
+    Pool {
+        name: Arc::from(name),
+        method,
+        backends,
+        connect_timeout: connect_timeout.unwrap_or_default(),
+        connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
+        on_down,
+        health: read_health(&section, problems),
+    }
+}
+
+/// Whether no backend is even written; written ones with problems are reported already.
+fn is_intentionally_empty(section: &Section<'_>) -> bool {
+    let empty = |key: &str| !section.has(key) || section.is_empty_list(key);
+    empty("backends") && empty("backend")
+}
+
+fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Backend> {
+    let mut read: Vec<At<Backend>> = Vec::new();
+    for address in section.socket_addresses("backends", problems).map(|list| list.value).unwrap_or_default() {
+        check_port(&address, problems);
+        let name = Arc::from(address.value.to_string());
+        let backend = Backend { name, address: address.value, weight: DEFAULT_WEIGHT, backup: false };
+        read.push(At { value: backend, place: address.place });
+    }
+    for table in section.tables("backend", problems) {
+        let title = format!("backend of {}", section.title);
+        let inner = Section::open(&BACKEND, &title, &table.place, table.value, problems);
+        let address = inner.socket_address("address", problems);
+        if !inner.has("address") {
+            inner.missing("address", "such as address = \"10.0.0.13:443\"", problems);
+        }
+        let name = inner.name("name", problems);
+        let weight = inner.integer("weight", problems).map_or(DEFAULT_WEIGHT, |weight| weight.value as u32);
+        let backup = inner.flag("backup", problems).is_some_and(|flag| flag.value);
+        let Some(address) = address else { continue };
+        check_port(&address, problems);
+        let place = name.as_ref().map_or_else(|| address.place.clone(), |name| name.place.clone());
+        let name = Arc::from(name.map_or_else(|| address.value.to_string(), |name| name.value));
+        read.push(At { value: Backend { name, address: address.value, weight, backup }, place });
+    }
+    let mut seen: HashMap<Arc<str>, Place> = HashMap::new();
+    for backend in &read {
+        if let Some(first) = seen.get(&backend.value.name) {
+            let message = format!("backend `{}` stands twice in {}", backend.value.name, section.title);
+            problems.add(Code::DuplicateName, backend.place.clone(), message).also(first.clone(), "first here");
+        } else {
+            seen.insert(Arc::clone(&backend.value.name), backend.place.clone());
+        }
+    }
+    read.into_iter().map(|backend| backend.value).collect()
+}
+
+fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
+    if address.value.port() == 0 {
+        problems.add(Code::OutOfRange, address.place.clone(), format!("backend {} has port 0", address.value));
+    }
+}
+
+fn read_health(pool: &Section<'_>, problems: &mut Problems) -> Option<HealthCheck> {
+    let tables = pool.tables("health", problems);
+    let warn = |place: Place, problems: &mut Problems| {
+        let message = format!("{} has no health check: live traffic alone decides", pool.title);
+        problems
+            .add(Code::NoHealthCheck, place, message)
+            .hint(format!("add [{}.health] with check = \"tcp\"", pool.title.trim_matches(['[', ']'])));
+    };
+    let Some(table) = tables.first() else {
+        warn(pool.place.clone(), problems);
+        return None;
+    };
+    let title = format!("[{}.health]", pool.title.trim_matches(['[', ']']));
+    let section = Section::open(&HEALTH, &title, &table.place, table.value, problems);
+    let check = section.word("check", problems);
+    let interval = section.duration("interval", problems).and_then(|time| time.value);
+    let timeout = section.duration("timeout", problems).and_then(|time| time.value);
+    let rise = section.integer("rise", problems);
+    let fall = section.integer("fall", problems);
+    let address = section.address("address", problems).map(|address| address.value);
+    let port = section.integer("port", problems).map(|port| port.value as u16);
+    if check?.value == "off" {
+        warn(table.place.clone(), problems);
+        return None;
+    }
+    let thresholds = Thresholds { rise: rise?.value as u32, fall: fall?.value as u32 };
+    Some(HealthCheck { interval: interval?, timeout: timeout?, thresholds, address, port })
+}

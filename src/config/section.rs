@@ -1,0 +1,418 @@
+//! Reads one table of the file through its table of keys: unknown keys, wrong types and bad values become problems,
+//! and reading goes on, so that one run reports them all.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{Key, Kind, SectionKeys, Status, WORDS_LATER};
+use super::problem::{Code, Problems};
+use super::source::Place;
+use super::value::{parse_duration, parse_size};
+
+/// One table while it is read.
+#[derive(Clone, Copy)]
+pub struct Section<'a> {
+    /// Its keys.
+    pub keys: &'static SectionKeys,
+    /// Heading with the real name of the pool, for messages.
+    pub title: &'a str,
+    /// Which file it stands in.
+    pub file: usize,
+    /// Where it stands.
+    pub place: &'a Place,
+    table: &'a DeTable<'a>,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands; the table's place for a default.
+    pub place: Place,
+}
+
+impl<'a> Section<'a> {
+    /// Starts reading: reports keys that do not exist or are not built.
+    pub fn open(
+        keys: &'static SectionKeys,
+        title: &'a str,
+        place: &'a Place,
+        table: &'a DeTable<'a>,
+        problems: &mut Problems,
+    ) -> Self {
+        let section = Self { keys, title, file: place.file, place, table };
+        for written in table.keys() {
+            let at = Place::new(place.file, &written.span());
+            match keys.key(written.get_ref()) {
+                None => {
+                    let message = format!("unknown key `{}` in {title}", written.get_ref());
+                    let names = keys.keys.iter().map(|key| key.name);
+                    hint_nearest(problems.add(Code::UnknownKey, at, message), written.get_ref(), names);
+                }
+                Some(key) if key.status == Status::NotBuilt => {
+                    let message = format!("`{}` in {title} is not built yet", key.name);
+                    problems
+                        .add(Code::NotBuilt, at, message)
+                        .hint("this version refuses the key instead of ignoring it");
+                }
+                Some(_) => {}
+            }
+        }
+        section
+    }
+
+    /// Whether the key is written.
+    pub fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// Place of the key itself.
+    pub fn key_place(&self, name: &str) -> Place {
+        let key = self.table.keys().find(|key| key.get_ref() == name);
+        key.map_or_else(|| self.place.clone(), |key| Place::new(self.file, &key.span()))
+    }
+
+    /// Whether the key is written as a list without elements.
+    pub fn is_empty_list(&self, name: &str) -> bool {
+        self.raw(name).and_then(|raw| raw.get_ref().as_array()).is_some_and(|list| list.is_empty())
+    }
+
+    /// The raw value.
+    fn raw(&self, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.get(name)
+    }
+
+    /// Sub-tables: one table, or a list of tables.
+    pub fn tables(&self, name: &str, problems: &mut Problems) -> Vec<At<&'a DeTable<'a>>> {
+        let Some(raw) = self.raw(name) else { return Vec::new() };
+        let elements: Vec<&Spanned<DeValue<'a>>> = match raw.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![raw],
+        };
+        let mut tables = Vec::new();
+        for element in elements {
+            match element.get_ref() {
+                DeValue::Table(table) => tables.push(At { value: table, place: self.place_of(element) }),
+                other => self.wrong_type(name, "a table", other, self.place_of(element), problems),
+            }
+        }
+        tables
+    }
+
+    /// A value of any kind through `convert`, which reports what is wrong with it.
+    fn read<T>(
+        &self,
+        name: &str,
+        problems: &mut Problems,
+        convert: impl Fn(&Self, &Key, &Spanned<DeValue<'_>>, &mut Problems) -> Option<T>,
+    ) -> Option<At<T>> {
+        let key = self.keys.key(name)?;
+        if let Some(raw) = self.raw(name) {
+            let value = convert(self, key, raw, problems)?;
+            return Some(At { value, place: self.place_of(raw) });
+        }
+        if key.default.is_empty() {
+            return None;
+        }
+        let default = DeValue::parse(key.default).ok()?;
+        let value = convert(self, key, &default, problems)?;
+        Some(At { value, place: self.place.clone() })
+    }
+
+    /// A string.
+    pub fn text(&self, name: &str, problems: &mut Problems) -> Option<At<String>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            section.string(key.name, raw, problems).map(str::to_owned)
+        })
+    }
+
+    /// A name of a listener or backend.
+    pub fn name(&self, name: &str, problems: &mut Problems) -> Option<At<String>> {
+        let found = self.text(name, problems)?;
+        if !is_name(&found.value) {
+            let message = format!("`{}` is not a name", found.value);
+            problems.add(Code::BadName, found.place, message).hint(NAME_HINT);
+            return None;
+        }
+        Some(found)
+    }
+
+    /// One of the key's words.
+    pub fn word(&self, name: &str, problems: &mut Problems) -> Option<At<&'static str>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let text = section.string(key.name, raw, problems)?;
+            let Kind::Word(words) = key.kind else { return None };
+            let found = words.iter().copied().find(|word| *word == text);
+            if found.is_none() {
+                section.unknown_word(key, text, words, section.place_of(raw), problems);
+            }
+            found
+        })
+    }
+
+    /// A whole number within the key's limits.
+    pub fn integer(&self, name: &str, problems: &mut Problems) -> Option<At<i64>> {
+        self.read(name, problems, |section, key, raw, problems| section.whole_number(key, raw, problems))
+    }
+
+    /// A whole number, or `None` for `"auto"`.
+    pub fn auto_or_integer(&self, name: &str, problems: &mut Problems) -> Option<At<Option<i64>>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            if raw.get_ref().as_str() == Some("auto") {
+                return Some(None);
+            }
+            section.whole_number(key, raw, problems).map(Some)
+        })
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self, name: &str, problems: &mut Problems) -> Option<At<bool>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let value = raw.get_ref().as_bool();
+            if value.is_none() {
+                section.wrong_type(key.name, "true or false", raw.get_ref(), section.place_of(raw), problems);
+            }
+            value
+        })
+    }
+
+    /// A duration within the key's limits; `None` inside for `"off"`.
+    pub fn duration(&self, name: &str, problems: &mut Problems) -> Option<At<Option<Duration>>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let place = section.place_of(raw);
+            let (low, high, may_be_off) = match key.kind {
+                Kind::Duration(low, high) => (low, high, false),
+                Kind::DurationOrOff(low, high) => (low, high, true),
+                _ => return None,
+            };
+            let text = section.string(key.name, raw, problems)?;
+            if may_be_off && text == "off" {
+                return Some(None);
+            }
+            let Some(duration) = parse_duration(text) else {
+                let message = format!("`{text}` is not a duration for `{}`", key.name);
+                let off = if may_be_off { ", or \"off\"" } else { "" };
+                let hint = format!("a whole number and one of ms, s, m, h, d, such as \"250ms\" or \"5s\"{off}");
+                problems.add(Code::BadDuration, place, message).hint(hint);
+                return None;
+            };
+            let millis = duration.as_millis();
+            if millis < u128::from(low) || millis > u128::from(high) {
+                let show = |millis| super::format_duration(Duration::from_millis(millis));
+                let message = format!("`{}` is {text}, outside {} to {}", key.name, show(low), show(high));
+                problems.add(Code::OutOfRange, place, message);
+                return None;
+            }
+            Some(Some(duration))
+        })
+    }
+
+    /// A size in bytes within the key's limits.
+    pub fn size(&self, name: &str, problems: &mut Problems) -> Option<At<u64>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let Kind::Size(low, high) = key.kind else { return None };
+            let place = section.place_of(raw);
+            let (bytes, text) = match raw.get_ref() {
+                DeValue::String(text) => (parse_size(text), text.to_string()),
+                DeValue::Integer(number) => (number.to_string().parse().ok(), number.to_string()),
+                other => {
+                    section.wrong_type(key.name, "a size", other, place, problems);
+                    return None;
+                }
+            };
+            let Some(bytes) = bytes else {
+                let message = format!("`{text}` is not a size for `{}`", key.name);
+                let hint = "a whole number of bytes, or one with KiB, MiB or GiB, such as \"64KiB\"";
+                problems.add(Code::BadSize, place, message).hint(hint);
+                return None;
+            };
+            if bytes < low || bytes > high {
+                let show = super::value::format_size;
+                let message = format!("`{}` is {text}, outside {} to {}", key.name, show(low), show(high));
+                problems.add(Code::OutOfRange, place, message);
+                return None;
+            }
+            Some(bytes)
+        })
+    }
+
+    /// An address without a port.
+    pub fn address(&self, name: &str, problems: &mut Problems) -> Option<At<IpAddr>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let text = section.string(key.name, raw, problems)?;
+            let parsed = text.parse().ok();
+            if parsed.is_none() {
+                let message = format!("`{text}` is not an address for `{}`", key.name);
+                problems
+                    .add(Code::BadAddress, section.place_of(raw), message)
+                    .hint("such as \"10.0.0.11\" or \"2001:db8::1\"");
+            }
+            parsed
+        })
+    }
+
+    /// An address with a port.
+    pub fn socket_address(&self, name: &str, problems: &mut Problems) -> Option<At<SocketAddr>> {
+        self.read(name, problems, |section, key, raw, problems| section.one_socket_address(key.name, raw, problems))
+    }
+
+    /// Several addresses with ports, those that are right.
+    pub fn socket_addresses(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<At<SocketAddr>>>> {
+        self.list(name, problems, |section, key, raw, problems| {
+            let value = section.one_socket_address(key, raw, problems)?;
+            Some(At { value, place: section.place_of(raw) })
+        })
+    }
+
+    /// Several prefixes with their texts, those that are right.
+    pub fn prefixes(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<(IpNet, String)>>> {
+        self.list(name, problems, |section, key, raw, problems| {
+            let text = section.string(key, raw, problems)?;
+            let parsed = text.parse::<IpNet>().ok();
+            if parsed.is_none() {
+                let message = format!("`{text}` is not a prefix for `{key}`");
+                let mut hint = "address/length, such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned();
+                if let Ok(address) = text.parse::<IpAddr>() {
+                    hint = format!("a single address is \"{}\"", IpNet::from(address));
+                }
+                problems.add(Code::BadPrefix, section.place_of(raw), message).hint(hint);
+            }
+            parsed.map(|prefix| (prefix, text.to_owned()))
+        })
+    }
+
+    /// Several strings.
+    pub fn texts(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<At<String>>>> {
+        self.list(name, problems, |section, key, raw, problems| {
+            let value = section.string(key, raw, problems)?.to_owned();
+            Some(At { value, place: section.place_of(raw) })
+        })
+    }
+
+    /// Reports that a required key is missing.
+    pub fn missing(&self, name: &str, hint: &str, problems: &mut Problems) {
+        let message = format!("{} has no `{name}`", self.title);
+        problems.add(Code::MissingKey, self.place.clone(), message).hint(hint);
+    }
+
+    fn list<T>(
+        &self,
+        name: &str,
+        problems: &mut Problems,
+        convert: impl Fn(&Self, &str, &Spanned<DeValue<'_>>, &mut Problems) -> Option<T>,
+    ) -> Option<At<Vec<T>>> {
+        self.read(name, problems, |section, key, raw, problems| match raw.get_ref() {
+            DeValue::Array(list) => {
+                Some(list.iter().filter_map(|element| convert(section, key.name, element, problems)).collect())
+            }
+            other => {
+                section.wrong_type(key.name, "a list", other, section.place_of(raw), problems);
+                None
+            }
+        })
+    }
+
+    fn one_socket_address(&self, key: &str, raw: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<SocketAddr> {
+        let text = self.string(key, raw, problems)?;
+        let parsed = text.parse::<SocketAddr>().ok();
+        if parsed.is_none() {
+            let place = self.place_of(raw);
+            if is_host_and_port(text) {
+                let message = format!("host name `{text}` in `{key}` is not built yet");
+                problems.add(Code::NotBuilt, place, message).hint("this version takes addresses only");
+            } else {
+                let message = format!("`{text}` is not an address with a port for `{key}`");
+                problems
+                    .add(Code::BadAddress, place, message)
+                    .hint("such as \"10.0.0.11:443\" or \"[2001:db8::1]:443\"");
+            }
+        }
+        parsed
+    }
+
+    fn whole_number(&self, key: &Key, raw: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<i64> {
+        let (Kind::Integer(low, high) | Kind::AutoOr(low, high)) = key.kind else { return None };
+        let place = self.place_of(raw);
+        let DeValue::Integer(number) = raw.get_ref() else {
+            let want =
+                if matches!(key.kind, Kind::AutoOr(..)) { "a whole number or \"auto\"" } else { "a whole number" };
+            self.wrong_type(key.name, want, raw.get_ref(), place, problems);
+            return None;
+        };
+        let value = i64::from_str_radix(number.as_str(), number.radix()).ok();
+        let inside = value.filter(|value| (low..=high).contains(value));
+        if inside.is_none() {
+            let message = format!("`{}` is {number}, outside {low} to {high}", key.name);
+            problems.add(Code::OutOfRange, place, message);
+        }
+        inside
+    }
+
+    fn string<'v>(&self, key: &str, raw: &'v Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<&'v str> {
+        let text = raw.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type(key, "a string", raw.get_ref(), self.place_of(raw), problems);
+        }
+        text
+    }
+
+    fn unknown_word(&self, key: &Key, text: &str, words: &[&'static str], place: Place, problems: &mut Problems) {
+        if WORDS_LATER.contains(&(key.name, text)) {
+            let message = format!("`{} = \"{text}\"` is not built yet", key.name);
+            problems.add(Code::NotBuilt, place, message).hint(format!("this version has {}", listing(words)));
+            return;
+        }
+        let message = format!("`{text}` is not a value of `{}`", key.name);
+        let problem = problems.add(Code::UnknownWord, place, message);
+        if !hint_nearest(problem, text, words.iter().copied()) {
+            problem.hint(format!("one of {}", listing(words)));
+        }
+    }
+
+    pub(super) fn wrong_type(&self, key: &str, want: &str, got: &DeValue<'_>, place: Place, problems: &mut Problems) {
+        let got = match got.type_str() {
+            kind @ ("array" | "integer") => format!("an {kind}"),
+            kind => format!("a {kind}"),
+        };
+        problems.add(Code::WrongType, place, format!("`{key}` in {} takes {want}, not {got}", self.title));
+    }
+
+    fn place_of(&self, raw: &Spanned<DeValue<'_>>) -> Place {
+        Place::new(self.file, &raw.span())
+    }
+}
+
+/// What a name may consist of.
+pub const NAME_HINT: &str = "letters, digits and - _ . : [ ], at most 64 of them";
+
+/// Whether `text` can be a name of a listener, pool or backend: no `/`, which separates pool and backend.
+pub fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let host =
+        |host: &str| !host.is_empty() && !host.contains(':') && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+    text.starts_with("srv:")
+        || text.rsplit_once(':').is_some_and(|(name, port)| host(name) && port.parse::<u16>().is_ok())
+}
+
+fn listing(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Adds "did you mean" when a name is near enough. Returns whether it did.
+pub fn hint_nearest<'n>(problem: &mut super::Problem, written: &str, names: impl Iterator<Item = &'n str>) -> bool {
+    let scored = names.map(|name| (strsim::damerau_levenshtein(name, written), name));
+    let nearest = scored.min().filter(|(distance, name)| *distance <= name.len().max(3) / 3);
+    if let Some((_, name)) = nearest {
+        problem.hint(format!("did you mean `{name}`?"));
+    }
+    nearest.is_some()
+}

@@ -1,0 +1,129 @@
+//! Configuration files in memory, and places in them.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
+
+/// Most bytes of one configuration file (chosen: 10 000 routes take about 1 MiB).
+const MAX_FILE: u64 = 16 << 20;
+
+/// A range of bytes in one source file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Position of the file in [`Sources`].
+    pub file: usize,
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+impl Place {
+    /// A place from a range of the TOML parser.
+    pub const fn new(file: usize, range: &Range<usize>) -> Self {
+        Self { file, start: range.start, end: range.end }
+    }
+}
+
+/// The files of one configuration, in the order in which they are merged.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    files: Vec<SourceFile>,
+}
+
+#[derive(Clone, Debug)]
+struct SourceFile {
+    name: String,
+    text: String,
+}
+
+/// A file or folder that could not be read.
+#[derive(Debug)]
+pub struct SourceError {
+    /// What was asked for.
+    pub path: PathBuf,
+    /// What happened.
+    pub cause: io::Error,
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read configuration {}: {}", self.path.display(), self.cause)
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+impl Sources {
+    /// Reads files, and of folders all `*.toml` in byte order.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, SourceError> {
+        let mut sources = Self::default();
+        for path in paths {
+            let failed = |cause| SourceError { path: path.clone(), cause };
+            if path.is_dir() {
+                let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+                let mut inside: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+                inside.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+                inside.sort();
+                if inside.is_empty() {
+                    return Err(failed(io::Error::new(io::ErrorKind::NotFound, "no *.toml in this folder")));
+                }
+                for file in inside {
+                    sources.read_file(&file)?;
+                }
+            } else {
+                sources.read_file(path)?;
+            }
+        }
+        Ok(sources)
+    }
+
+    /// One source that is not a file.
+    pub fn from_text(name: &str, text: &str) -> Self {
+        Self { files: vec![SourceFile { name: name.to_owned(), text: text.to_owned() }] }
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), SourceError> {
+        let failed = |cause| SourceError { path: path.to_owned(), cause };
+        let length = fs::metadata(path).map_err(failed)?.len();
+        if length > MAX_FILE {
+            let cause = format!("{length} bytes, more than {MAX_FILE}");
+            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, cause)));
+        }
+        let text = fs::read_to_string(path).map_err(failed)?;
+        self.files.push(SourceFile { name: path.display().to_string(), text });
+        Ok(())
+    }
+
+    /// Texts with their positions.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.files.iter().map(|file| file.text.as_str()).enumerate()
+    }
+
+    /// Name of a file.
+    pub fn name(&self, file: usize) -> &str {
+        self.files.get(file).map_or("", |file| &file.name)
+    }
+
+    /// Text of a file.
+    pub fn text(&self, file: usize) -> &str {
+        self.files.get(file).map_or("", |file| &file.text)
+    }
+
+    /// Line and column of a place, both from 1; columns count characters.
+    pub fn line_and_column(&self, place: &Place) -> (usize, usize) {
+        let text = self.text(place.file);
+        let before = &text[..text.floor_char_boundary(place.start.min(text.len()))];
+        let line_start = before.rfind('\n').map_or(0, |position| position + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// `file:line` of a place.
+    pub fn origin(&self, place: &Place) -> String {
+        format!("{}:{}", self.name(place.file), self.line_and_column(place).0)
+    }
+}

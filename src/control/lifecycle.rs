@@ -1,0 +1,204 @@
+//! Start, signals and stop: what the control plane does from its first moment to its last.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::probes::{self, Probes};
+use super::socket::{serve, serve_metrics};
+use super::{BindError, ConfigSource, Control, DataPlane, Handle, StatusSocket, reload};
+use crate::decide::close::CloseReason;
+use crate::state::{LogMessage, Phase, Shared, Snapshot};
+
+/// Longest wait for the first answers of health checks before clients are accepted; they wait in the backlog meanwhile.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions may run for `shutdown-grace` (TERM).
+    Grace,
+    /// Sessions may run without limit (QUIT).
+    Unlimited,
+    /// Now (INT, or a second TERM).
+    Now,
+}
+
+/// Runs the control plane until the process stops.
+///
+/// # Errors
+/// When a listener cannot be bound.
+pub async fn run(
+    shared: Arc<Shared>,
+    source: ConfigSource,
+    snapshot: Arc<Snapshot>,
+    plane: Box<dyn DataPlane>,
+    socket: StatusSocket,
+    metrics: Option<TcpListener>,
+) -> Result<(), BindError> {
+    let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
+    shared.set_snapshot(Arc::clone(&snapshot));
+    let control: Handle = Rc::new(Control {
+        shared: Arc::clone(&shared),
+        source,
+        plane: RefCell::new(plane),
+        probes: RefCell::new(Probes::new()),
+        stops: stops.clone(),
+    });
+    listen_to_signals(&control, &stops);
+    let socket = Rc::new(socket);
+    spawn_local(serve(Handle::clone(&control), Rc::clone(&socket)));
+    if let Some(listener) = metrics {
+        spawn_local(serve_metrics(Handle::clone(&control), listener));
+    }
+
+    let mut answers = probes::apply(&control, &snapshot);
+    // An answer that is late only delays traffic to that backend.
+    let _ = timeout(FIRST_ANSWERS, answers.wait_for(|waiting| *waiting == 0)).await;
+    control.plane.borrow_mut().install(&snapshot)?;
+    shared.set_phase(Phase::Running);
+    for listener in &snapshot.listeners {
+        let (name, bind) = (&*listener.config.name, &listener.config.bind);
+        tracing::info!(listener = name, ?bind, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = shared.workers.len(), "ready");
+    tell_systemd(&[NotifyState::Ready]);
+    feed_watchdog(&shared);
+
+    let stop = asked_to_stop.recv().await.unwrap_or(Stop::Now);
+    leave(&control, stop, &mut asked_to_stop).await;
+    drop(socket);
+    let (done, flushed) = sync_channel(1);
+    tracing::info!("stopped");
+    shared.log.send_blocking(LogMessage::Flush(done));
+    // A log target that hangs must not keep the process.
+    let _ = flushed.recv_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
+    // The receiver outlives every sender, so that sending cannot fail.
+    let mut terms = 0;
+    on_signal(SignalKind::terminate(), stops.clone(), move |stops| {
+        terms += 1;
+        let _ = stops.send(if terms == 1 { Stop::Grace } else { Stop::Now });
+    });
+    on_signal(SignalKind::interrupt(), stops.clone(), |stops| {
+        let _ = stops.send(Stop::Now);
+    });
+    on_signal(SignalKind::quit(), stops.clone(), |stops| {
+        let _ = stops.send(Stop::Unlimited);
+    });
+    on_signal(SignalKind::hangup(), Handle::clone(control), |control| {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+        let micros = now.map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1000);
+        tell_systemd(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
+        reload::reload(control);
+        tell_systemd(&[NotifyState::Ready]);
+    });
+    on_signal(SignalKind::user_defined1(), Arc::clone(&control.shared), |shared| {
+        shared.log.send_blocking(LogMessage::Reopen);
+        tracing::info!("log reopened");
+    });
+    on_signal(SignalKind::user_defined2(), (), |()| {
+        tracing::error!("upgrade (SIGUSR2) is not built yet; the process carries on");
+    });
+}
+
+fn on_signal<T: 'static>(kind: SignalKind, context: T, mut act: impl FnMut(&T) + 'static) {
+    match signal(kind) {
+        Ok(mut signals) => drop(spawn_local(async move {
+            while signals.recv().await.is_some() {
+                act(&context);
+            }
+        })),
+        Err(error) => tracing::error!(?kind, %error, "cannot listen to signal"),
+    }
+}
+
+/// Stops: readiness first, then the listeners, then sessions as `stop` says; a further word may shorten it.
+async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedReceiver<Stop>) {
+    let global = control.config().global.clone();
+    tell_systemd(&[NotifyState::Stopping]);
+    control.shared.set_phase(Phase::Leaving);
+    tracing::info!(connections = control.shared.active.load(std::sync::atomic::Ordering::Relaxed), how = ?stop, "stopping");
+    if stop != Stop::Now && !global.ready_delay.is_zero() {
+        tokio::select! {
+            () = sleep(global.ready_delay) => {}
+            word = more.recv() => stop = word.unwrap_or(Stop::Now),
+        }
+    }
+    control.shared.set_phase(Phase::Draining);
+    control.plane.borrow_mut().leave();
+    let begun = Instant::now();
+    loop {
+        let deadline = match (stop, global.shutdown_grace) {
+            (Stop::Now, _) => Some(begun),
+            (Stop::Grace, grace) => grace.map(|grace| begun + grace),
+            (Stop::Unlimited, _) => None,
+        };
+        let late = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = ended(control) => return,
+            word = more.recv() => stop = word.unwrap_or(Stop::Now),
+            () = late => break,
+        }
+    }
+    control.plane.borrow().end_sessions(None, CloseReason::Shutdown);
+    // Sessions that are told to end do so at their next turn; a worker that hangs is left behind.
+    if timeout(Duration::from_secs(5), ended(control)).await.is_err() {
+        tracing::error!("a worker did not end in time");
+    }
+}
+
+async fn ended(control: &Control) {
+    while !control.plane.borrow().has_ended() {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    // Without NOTIFY_SOCKET this does nothing; with a broken one there is nobody to tell.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Feeds systemd's watchdog while every worker's heart beats: a stuck worker stops the feeding.
+fn feed_watchdog(shared: &Arc<Shared>) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let shared = Arc::clone(shared);
+    spawn_local(async move {
+        let mut last: Vec<u64> = vec![0; shared.workers.len()];
+        let mut stale = Duration::ZERO;
+        let pause = limit / 4;
+        loop {
+            let beats: Vec<u64> = shared.workers.iter().map(|worker| worker.heartbeats.get()).collect();
+            let all_beat = beats.iter().zip(&last).all(|(now, before)| now > before);
+            stale = if all_beat { Duration::ZERO } else { stale + pause };
+            if all_beat {
+                last = beats;
+            }
+            // Hearts beat once a second, so a shorter pause may see none in between.
+            if stale < Duration::from_secs(3).max(limit / 2) {
+                tell_systemd(&[NotifyState::Watchdog]);
+            }
+            sleep(pause).await;
+        }
+    });
+}

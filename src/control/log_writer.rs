@@ -1,0 +1,126 @@
+//! The one thread that writes the log: lines of workers and messages of the process, in whole lines, in order.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::config::{Log, LogFormat, LogTarget};
+use crate::state::{LogMessage, LogSink};
+
+/// Batches that may wait. A batch holds up to 64 KiB of lines, so this bounds memory at 64 MiB when the target hangs.
+const QUEUE: usize = 1024;
+
+/// Opens the target and starts the writer.
+///
+/// # Errors
+/// When the file cannot be opened for appending.
+pub fn start_log(log: &Log) -> io::Result<LogSink> {
+    let mut target = Target::open(&log.target)?;
+    let (queue, inbox) = sync_channel(QUEUE);
+    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&mut target, &inbox))?;
+    Ok(LogSink::new(queue))
+}
+
+/// Sends messages of the process the same way. May be called once per process; later calls change nothing.
+pub fn start_tracing(sink: LogSink, format: LogFormat, level: tracing::Level) {
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(Sender(sink)).with_ansi(false).with_target(false);
+    // A second subscriber in one process (tests, the demo) keeps the first.
+    let _ = match format {
+        LogFormat::Text => tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).finish()),
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).json().flatten_event(true).finish())
+        }
+    };
+}
+
+fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>) {
+    for message in inbox {
+        match message {
+            // A target that fails has nowhere to say so; the next lines may succeed.
+            LogMessage::Lines(lines) => drop(target.write(&lines)),
+            LogMessage::Reopen => target.reopen(),
+            LogMessage::Flush(answer) => drop(answer.send(())),
+        }
+    }
+}
+
+enum Target {
+    Stderr,
+    File { path: std::path::PathBuf, file: File },
+}
+
+impl Target {
+    fn open(target: &LogTarget) -> io::Result<Self> {
+        Ok(match target {
+            LogTarget::Stderr => Self::Stderr,
+            LogTarget::File(path) => Self::File { path: path.clone(), file: append(path)? },
+        })
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stderr => io::stderr().write_all(lines),
+            Self::File { file, .. } => file.write_all(lines),
+        }
+    }
+
+    /// Keeps the old file when the new one cannot be opened: lines in the wrong place beat lost ones.
+    fn reopen(&mut self) {
+        if let Self::File { path, file } = self {
+            match append(path) {
+                Ok(fresh) => *file = fresh,
+                Err(error) => drop(writeln!(file, "cannot reopen {}: {error}", path.display())),
+            }
+        }
+    }
+}
+
+fn append(path: &std::path::Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+struct Rfc3339;
+
+impl FormatTime for Rfc3339 {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.3}", jiff::Timestamp::now())
+    }
+}
+
+/// Collects one message and sends it as a whole.
+struct Sender(LogSink);
+
+struct Message<'a> {
+    sink: &'a LogSink,
+    line: Vec<u8>,
+}
+
+impl Write for Message<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Message<'_> {
+    fn drop(&mut self) {
+        self.sink.send(std::mem::take(&mut self.line));
+    }
+}
+
+impl<'a> MakeWriter<'a> for Sender {
+    type Writer = Message<'a>;
+
+    fn make_writer(&'a self) -> Message<'a> {
+        Message { sink: &self.0, line: Vec::new() }
+    }
+}

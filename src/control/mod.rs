@@ -1,0 +1,110 @@
+//! The control plane: one thread beside the workers. Probes backends, reloads, answers the status socket, counts for
+//! metrics, obeys signals. A slow probe, a big scrape or a stuck client of the socket never delays a byte.
+
+mod admin;
+mod http;
+mod json_lines;
+mod lifecycle;
+mod log_writer;
+mod metrics;
+mod probe_tcp;
+mod probes;
+mod reload;
+mod socket;
+mod status;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Config, SourceError, Sources};
+use crate::decide::close::CloseReason;
+use crate::state::{Backend, Shared, Snapshot};
+
+pub use lifecycle::run;
+pub use log_writer::{start_log, start_tracing};
+pub use socket::{SocketError, StatusSocket};
+
+/// Where the configuration comes from, at start and at every reload.
+#[derive(Clone, Debug)]
+pub enum ConfigSource {
+    /// Files and folders.
+    Paths(Vec<PathBuf>),
+    /// Text made from the command line.
+    Text(String),
+}
+
+impl ConfigSource {
+    /// Reads the sources anew.
+    pub fn read(&self) -> Result<Sources, SourceError> {
+        match self {
+            Self::Paths(paths) => Sources::read(paths),
+            Self::Text(text) => Ok(Sources::from_text("command line", text)),
+        }
+    }
+}
+
+/// What the control plane asks of the data plane. The composition root connects the two: neither imports the other.
+pub trait DataPlane {
+    /// Binds what `snapshot` wants and is not bound, then puts it in force; on an error nothing changes.
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), BindError>;
+    /// Stops accepting; workers end once their sessions have.
+    fn leave(&mut self);
+    /// Ends sessions: of one backend, or all.
+    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason);
+    /// Asks every worker for its open sessions; each answers with a list of JSON objects.
+    fn list_sessions(&self) -> Vec<oneshot::Receiver<Vec<serde_json::Value>>>;
+    /// Whether every worker has ended.
+    fn has_ended(&self) -> bool;
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub cause: std::io::Error,
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "listener {} cannot bind {}: {}", self.listener, self.address, self.cause)
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// The control plane's state; lives on one thread.
+pub struct Control {
+    shared: Arc<Shared>,
+    source: ConfigSource,
+    plane: RefCell<Box<dyn DataPlane>>,
+    probes: RefCell<probes::Probes>,
+    stops: mpsc::UnboundedSender<lifecycle::Stop>,
+}
+
+impl Control {
+    /// The snapshot in force.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        // Set before anything can ask.
+        self.shared.snapshot().unwrap_or_else(|| unreachable!("a snapshot is in force before the socket answers"))
+    }
+
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.snapshot().config)
+    }
+}
+
+type Handle = Rc<Control>;

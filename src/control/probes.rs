@@ -1,0 +1,218 @@
+//! Runs health checks: one task per checked backend, all at once at start, then spread by jitter; faster while the
+//! state is changing; at once when live traffic fails. Feeds `decide::health` and carries out what it says.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
+
+use super::probe_tcp::{Verdict, probe};
+use super::{Control, Handle};
+use crate::config::{HealthCheck, OnDown};
+use crate::decide::balance::next_random;
+use crate::decide::close::CloseReason;
+use crate::decide::health::{Checker, Health};
+use crate::state::{Backend, Pool, Snapshot, Standing};
+
+/// Checks at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs.
+const AT_ONCE: usize = 256;
+/// Shortest time between checks while the state changes.
+const FASTEST: Duration = Duration::from_millis(100);
+
+/// The checks of all backends.
+pub struct Probes {
+    running: HashMap<usize, Running>,
+    permits: Rc<Semaphore>,
+}
+
+struct Running {
+    plan: watch::Sender<Plan>,
+    task: AbortHandle,
+}
+
+/// How a backend is checked now.
+#[derive(Clone, Debug, PartialEq)]
+struct Plan {
+    check: HealthCheck,
+    on_down: OnDown,
+}
+
+impl Probes {
+    /// No checks yet.
+    pub fn new() -> Self {
+        Self { running: HashMap::new(), permits: Rc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
+/// Starts checks of new backends, changes those that changed, and stops those of backends that are gone.
+/// Returns how many answers of fresh backends are still to come.
+pub fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
+    let (waiting, answers) = watch::channel(0);
+    let waiting = Rc::new(waiting);
+    let mut probes = control.probes.borrow_mut();
+    let mut old = std::mem::take(&mut probes.running);
+    for (pool, backend) in snapshot.backends() {
+        let Some(plan) = plan_of(pool) else { continue };
+        // The same Arc is the same backend: its address in memory is its identity while it is held.
+        let key = Arc::as_ptr(backend) as usize;
+        let running = if let Some(running) = old.remove(&key) {
+            running.plan.send_if_modified(|current| {
+                let changed = *current != plan;
+                *current = plan;
+                changed
+            });
+            running
+        } else {
+            waiting.send_modify(|count| *count += 1);
+            let (plan, changes) = watch::channel(plan);
+            let first = First(Some(Rc::clone(&waiting)));
+            let probe = Probe {
+                control: Rc::downgrade(control),
+                backend: Arc::clone(backend),
+                permits: Rc::clone(&probes.permits),
+                checker: RefCell::new(Checker::new(backend.vitals().health)),
+            };
+            let task = spawn_local(probe.run(changes, first)).abort_handle();
+            Running { plan, task }
+        };
+        probes.running.insert(key, running);
+    }
+    for gone in old.values() {
+        gone.task.abort();
+    }
+    answers
+}
+
+fn plan_of(pool: &Pool) -> Option<Plan> {
+    let check = pool.config.health.clone()?;
+    Some(Plan { check, on_down: pool.config.on_down })
+}
+
+/// Counts down once the first answer is there, or the check is given up.
+struct First(Option<Rc<watch::Sender<usize>>>);
+
+impl First {
+    fn answered(&mut self) {
+        if let Some(waiting) = self.0.take() {
+            waiting.send_modify(|count| *count -= 1);
+        }
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        self.answered();
+    }
+}
+
+/// The check of one backend.
+struct Probe {
+    control: Weak<Control>,
+    backend: Arc<Backend>,
+    permits: Rc<Semaphore>,
+    checker: RefCell<Checker>,
+}
+
+impl Probe {
+    async fn run(self, mut changes: watch::Receiver<Plan>, mut first: First) {
+        let mut dice = Arc::as_ptr(&self.backend) as u64 ^ u64::from(std::process::id());
+        loop {
+            let plan = changes.borrow_and_update().clone();
+            self.check(&plan).await;
+            first.answered();
+            dice = next_random(dice);
+            let pause = self.pause(&plan.check, dice);
+            let next_at = jiff::Timestamp::now().checked_add(pause).ok();
+            self.backend.change(|vitals| vitals.check.next_at = next_at);
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.backend.failed.notified() => self.live_failure(&plan),
+            }
+        }
+    }
+
+    /// Time to the next check, give or take a tenth, so that checks of many backends do not march in step.
+    fn pause(&self, check: &HealthCheck, dice: u64) -> Duration {
+        let fast = (check.interval / 4).max(FASTEST).min(check.interval);
+        let base = if self.checker.borrow().is_changing() { fast } else { check.interval };
+        base.mul_f64(0.9 + (dice >> 11) as f64 / (1_u64 << 53) as f64 * 0.2)
+    }
+
+    async fn check(&self, plan: &Plan) {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        let address = plan.check.address.unwrap_or(self.backend.address.ip());
+        let port = plan.check.port.unwrap_or(self.backend.address.port());
+        let begun = Instant::now();
+        let verdict = probe((address, port).into(), plan.check.timeout).await;
+        self.take(plan, &verdict, begun.elapsed());
+    }
+
+    fn take(&self, plan: &Plan, verdict: &Verdict, took: Duration) {
+        let mut checker = self.checker.borrow_mut();
+        if verdict.ok {
+            checker.success(plan.check.thresholds);
+        } else {
+            checker.failure(1, plan.check.thresholds);
+        }
+        let health = checker.health();
+        drop(checker);
+        if health == Health::Up && verdict.ok {
+            self.backend.live_failures.store(0, Ordering::Relaxed);
+        }
+        let changed = self.backend.change(|vitals| {
+            vitals.health = health;
+            vitals.check.ok = Some(verdict.ok);
+            vitals.check.reason = verdict.reason;
+            vitals.check.detail.clone_from(&verdict.detail);
+            vitals.check.took = took;
+            vitals.check.at = Some(jiff::Timestamp::now());
+            if verdict.ok { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
+        });
+        self.announce(plan, changed, &verdict.detail);
+    }
+
+    /// Connects of live traffic failed: enough in a row bring the backend down without waiting for a check.
+    fn live_failure(&self, plan: &Plan) {
+        let failures = self.backend.live_failures.swap(0, Ordering::Relaxed);
+        if failures == 0 {
+            return;
+        }
+        let mut checker = self.checker.borrow_mut();
+        checker.failure(failures, plan.check.thresholds);
+        let health = checker.health();
+        drop(checker);
+        let detail = format!("{failures} connects of live traffic failed in a row");
+        let changed = self.backend.change(|vitals| {
+            if vitals.health != health {
+                vitals.check.reason = "live";
+                vitals.check.detail.clone_from(&detail);
+            }
+            vitals.health = health;
+        });
+        self.announce(plan, changed, &detail);
+    }
+
+    fn announce(&self, plan: &Plan, changed: Option<(Standing, Standing)>, detail: &str) {
+        let Some((old, new)) = changed else { return };
+        let (pool, backend) = (&*self.backend.pool, &*self.backend.name);
+        if new == Standing::Down {
+            tracing::warn!(pool, backend, from = old.name(), to = new.name(), detail, "backend changed");
+        } else {
+            tracing::info!(pool, backend, from = old.name(), to = new.name(), detail, "backend changed");
+        }
+        if new == Standing::Down
+            && plan.on_down == OnDown::Close
+            && let Some(control) = self.control.upgrade()
+        {
+            control.plane.borrow().end_sessions(Some(&self.backend), CloseReason::BackendDown);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Reload: read, check, build, bind, swap. Everything that can fail comes before the swap, so that a bad file or a
+//! taken port changes nothing.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+
+use tokio::time::sleep;
+
+use super::{Handle, probes};
+use crate::config::{Config, RemovedSessions, Severity, check};
+use crate::decide::close::CloseReason;
+use crate::state::{Backend, Phase, ReloadReport, Snapshot};
+
+/// Reloads the configuration. Returns what was done, or why nothing was.
+pub fn reload(control: &Handle) -> ReloadReport {
+    let outcome = if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
+        Err("the process is stopping".to_owned())
+    } else {
+        try_reload(control)
+    };
+    let (ok, message) = match outcome {
+        Ok(message) => (true, message),
+        Err(message) => (false, message),
+    };
+    if ok {
+        tracing::info!(message, "reloaded");
+    } else {
+        tracing::error!(message, "reload changed nothing");
+    }
+    let report = ReloadReport { ok, at: jiff::Timestamp::now(), message };
+    let mut reloads = control.shared.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+    if ok {
+        reloads.succeeded += 1
+    } else {
+        reloads.failed += 1
+    }
+    reloads.last = Some(report.clone());
+    report
+}
+
+fn try_reload(control: &Handle) -> Result<String, String> {
+    let sources = control.source.read().map_err(|error| error.to_string())?;
+    let (config, problems) = check(&sources);
+    for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
+        tracing::error!(code = problem.code.name(), at = sources.origin(&problem.place), "{}", problem.message);
+    }
+    let Some(config) = config else {
+        let count = problems.count(Severity::Error);
+        let first = problems.iter().find(|problem| problem.code.severity() == Severity::Error);
+        let first = first
+            .map_or_else(String::new, |problem| format!("{}: {}", sources.origin(&problem.place), problem.message));
+        return Err(format!("{count} errors in the configuration, the first: {first}"));
+    };
+    let old = control.snapshot();
+    warn_of_fixed_keys(&old.config, &config);
+    let snapshot = Snapshot::build(Arc::new(config), Some(&old), control.shared.workers.len());
+    let snapshot = Arc::new(snapshot.map_err(|error| error.to_string())?);
+    control.plane.borrow_mut().install(&snapshot).map_err(|error| error.to_string())?;
+    control.shared.set_snapshot(Arc::clone(&snapshot));
+    probes::apply(control, &snapshot);
+    let removed = removed_backends(&old, &snapshot);
+    end_removed(control, &removed, &snapshot.config);
+    Ok(format!(
+        "generation {}: {} listeners, {} pools, {} backends, {} removed",
+        snapshot.generation,
+        snapshot.listeners.len(),
+        snapshot.pools.len(),
+        snapshot.backends().count(),
+        removed.len()
+    ))
+}
+
+/// Keys that take effect at start only.
+fn warn_of_fixed_keys(old: &Config, new: &Config) {
+    let fixed = [
+        ("[global] workers", old.global.workers == new.global.workers),
+        ("[global] status-socket", old.global.status_socket == new.global.status_socket),
+        ("[global] metrics", old.global.metrics == new.global.metrics),
+        ("[log]", old.log == new.log),
+    ];
+    for (key, _) in fixed.iter().filter(|(_, same)| !same) {
+        tracing::warn!(key, "changed in the file, takes effect at the next start only");
+    }
+}
+
+fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {
+    let kept: HashSet<*const Backend> = new.backends().map(|(_, backend)| Arc::as_ptr(backend)).collect();
+    let all = old.backends().map(|(_, backend)| backend);
+    all.filter(|backend| !kept.contains(&Arc::as_ptr(backend))).cloned().collect()
+}
+
+fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
+    let end = |control: &Handle, removed: &[Arc<Backend>]| {
+        for backend in removed {
+            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained);
+        }
+    };
+    match (config.global.removed_sessions, config.global.shutdown_grace) {
+        (RemovedSessions::Close, _) => end(control, removed),
+        (RemovedSessions::Drain, Some(grace)) => {
+            let (control, removed) = (Handle::clone(control), removed.to_vec());
+            tokio::task::spawn_local(async move {
+                sleep(grace).await;
+                end(&control, &removed);
+            });
+        }
+        (RemovedSessions::Drain, None) | (RemovedSessions::Keep, _) => {}
+    }
+}

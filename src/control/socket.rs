@@ -1,0 +1,161 @@
+//! The status socket: a unix socket, told apart by the first bytes into its dialects, with limits on clients and time.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, fs};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+use super::admin::Peer;
+use super::http::{self, Paths};
+use super::{Handle, json_lines};
+
+/// Clients at once; further ones wait.
+const MOST_CLIENTS: usize = 64;
+/// Time for a request head.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Time for writing an answer.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Silence after which a client of the JSON dialect is let go.
+pub const IDLE: Duration = Duration::from_secs(300);
+
+/// Why the status socket could not be opened.
+#[derive(Debug)]
+pub enum SocketError {
+    /// A daemon answers on it.
+    Taken(PathBuf),
+    /// Something that is no socket is in the way.
+    NoSocket(PathBuf),
+    /// The system refused.
+    Failed(PathBuf, io::Error),
+}
+
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken(path) => write!(f, "another daemon answers on {}", path.display()),
+            Self::NoSocket(path) => write!(f, "{} is in the way: it is no socket", path.display()),
+            Self::Failed(path, cause) => write!(f, "cannot open status socket {}: {cause}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for SocketError {}
+
+/// The open status socket; its file goes with it.
+#[derive(Debug)]
+pub struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    /// Opens the socket with mode 0660. A file left behind by a daemon that is gone is replaced.
+    pub fn open(path: &Path) -> Result<Self, SocketError> {
+        use std::os::unix::fs::FileTypeExt;
+        let failed = |cause| SocketError::Failed(path.to_owned(), cause);
+        if let Ok(found) = fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(SocketError::NoSocket(path.to_owned()));
+            }
+            match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => return Err(SocketError::Taken(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        // Nobody must get in between bind and chmod.
+        let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
+        let bound = UnixListener::bind(path);
+        nix::sys::stat::umask(mask);
+        let listener = bound.map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        // A file that is left behind is recognised as stale at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Serves clients of the status socket for ever.
+pub async fn serve(control: Handle, socket: Rc<StatusSocket>) {
+    let clients = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
+        match socket.listener.accept().await {
+            Ok((stream, _)) => {
+                let control = Handle::clone(&control);
+                spawn_local(async move {
+                    let _permit = permit;
+                    // Errors are the client's own: it went away or was too slow.
+                    let _ = serve_client(control, stream).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "status socket cannot accept");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_client(control: Handle, mut stream: UnixStream) -> io::Result<()> {
+    let credentials = stream.peer_cred()?;
+    let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
+    let mut first = Vec::with_capacity(1024);
+    if timeout(REQUEST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
+        return Ok(());
+    }
+    if first[0] == b'{' {
+        return json_lines::serve(&control, stream, first, peer).await;
+    }
+    if is_http(&first) {
+        let limit = REQUEST_LIMIT + WRITE_LIMIT;
+        return timeout(limit, http::serve(&control, stream, first, Paths::All)).await?;
+    }
+    use tokio::io::AsyncWriteExt;
+    let message = "HAProxy's runtime API is not built yet; this version speaks HTTP GET and JSON lines\n\n";
+    timeout(WRITE_LIMIT, stream.write_all(message.as_bytes())).await?
+}
+
+/// An upper-case word first is an HTTP method; HAProxy's commands are in lower case.
+fn is_http(first: &[u8]) -> bool {
+    first.iter().take(3).all(u8::is_ascii_uppercase)
+}
+
+/// Serves `/metrics` on a TCP address for ever.
+pub async fn serve_metrics(control: Handle, listener: TcpListener) {
+    let clients = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let control = Handle::clone(&control);
+                spawn_local(async move {
+                    let _permit = permit;
+                    let serving = http::serve(&control, stream, Vec::new(), Paths::MetricsOnly);
+                    // As above.
+                    let _ = timeout(REQUEST_LIMIT + WRITE_LIMIT, serving).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "metrics address cannot accept");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the status socket says, as data: the same for HTTP and JSON lines.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::Control;
+use crate::config::Protocol;
+use crate::state::{Admin, Backend, ConnectError, Pool, Standing};
+
+/// How long workers may take to list their sessions.
+const LIST_LIMIT: Duration = Duration::from_secs(2);
+
+/// `/v1/status`.
+pub fn status(control: &Control) -> Value {
+    let (shared, snapshot) = (&control.shared, control.snapshot());
+    let listeners: Vec<Value> = snapshot
+        .listeners
+        .iter()
+        .map(|listener| {
+            let sum = |counter: &dyn Fn(&crate::state::ListenerShard) -> u64| -> u64 {
+                listener.state.shards.iter().map(|shard| counter(shard)).sum()
+            };
+            json!({
+                "listener": &*listener.config.name,
+                "bind": listener.config.bind,
+                "protocol": if listener.config.protocol == Protocol::Tls { "tls" } else { "tcp" },
+                "active": listener.state.active(),
+                "total": sum(&|shard| shard.total.get()),
+                "rejected": sum(&|shard| shard.rejected.iter().map(crate::state::Counter::get).sum()),
+            })
+        })
+        .collect();
+    let pools: Vec<Value> = snapshot.pools.iter().map(|pool| pool_status(pool)).collect();
+    let workers: Vec<i64> = shared.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "phase": shared.phase().name(),
+        "started": shared.started,
+        "generation": snapshot.generation,
+        "last_reload": shared.reloads.lock().unwrap_or_else(PoisonError::into_inner).last,
+        "connections": shared.active.load(Ordering::Relaxed),
+        "max_connections": snapshot.config.global.max_connections,
+        "worker_connections": workers,
+        "log_dropped": shared.log.dropped(),
+        "listeners": listeners,
+        "pools": pools,
+    })
+}
+
+fn pool_status(pool: &Pool) -> Value {
+    let shards = &pool.state.shards;
+    let in_state = |standing: Standing| pool.backends.iter().filter(|backend| backend.standing() == standing).count();
+    let states: serde_json::Map<String, Value> =
+        Standing::ALL.iter().map(|standing| (standing.name().to_owned(), in_state(*standing).into())).collect();
+    json!({
+        "pool": &*pool.config.name,
+        "balance": pool.config.method.name(),
+        "backends": states,
+        "active": pool.backends.iter().map(|backend| u64::from(backend.active.load(Ordering::Relaxed))).sum::<u64>(),
+        "total": shards.iter().map(|shard| shard.total.get()).sum::<u64>(),
+        "unavailable": shards.iter().map(|shard| shard.unavailable.get()).sum::<u64>(),
+    })
+}
+
+/// `/v1/backends`, of all pools or one; `None` when that one does not exist.
+pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
+    let snapshot = control.snapshot();
+    if let Some(name) = pool
+        && !snapshot.pools.iter().any(|pool| *pool.config.name == *name)
+    {
+        return None;
+    }
+    let chosen = snapshot.pools.iter().filter(|candidate| pool.is_none_or(|name| *candidate.config.name == *name));
+    let list = chosen.flat_map(|pool| {
+        pool.backends
+            .iter()
+            .zip(&pool.config.backends)
+            .map(|(backend, config)| backend_status(pool, backend, config.weight))
+    });
+    Some(list.collect())
+}
+
+fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
+    let vitals = backend.vitals();
+    let standing = backend.standing();
+    let takes = backend.load().is_some();
+    let timings = backend.timings();
+    let check = pool.config.health.as_ref().map(|check| {
+        json!({
+            "kind": "tcp",
+            "last": vitals.check.ok.map(|ok| if ok { "ok" } else { "failed" }),
+            "reason": vitals.check.reason,
+            "detail": vitals.check.detail,
+            "took_ms": vitals.check.took.as_micros() as f64 / 1000.0,
+            "at": vitals.check.at,
+            "next_at": vitals.check.next_at,
+            "rise": check.thresholds.rise,
+            "fall": check.thresholds.fall,
+            "certificate_expires": null,
+        })
+    });
+    let said = vitals.override_.map(|said| {
+        let state = if said.admin == Admin::Draining { "drain" } else { "disable" };
+        json!({ "state": state, "by_uid": said.by_uid, "since": said.since, "until": null })
+    });
+    json!({
+        "pool": &*backend.pool,
+        "backend": &*backend.name,
+        "address": backend.address,
+        "state": standing.name(),
+        "since": vitals.since,
+        "weight": weight,
+        "effective_weight": if takes { weight } else { 0 },
+        "active": backend.active.load(Ordering::Relaxed),
+        "total": backend.sum(|shard| shard.total.get()),
+        "connect_errors": ConnectError::ALL.iter().map(|reason| backend.connect_errors(*reason)).sum::<u64>(),
+        "bytes_up": backend.sum(|shard| shard.bytes_up.get()),
+        "bytes_down": backend.sum(|shard| shard.bytes_down.get()),
+        "check": check,
+        "override": said,
+        "connect_ms": quantiles(&timings.connect),
+        "session_ms": quantiles(&timings.session),
+        "first_byte_ms": quantiles(&timings.first_byte),
+    })
+}
+
+/// Quantiles in milliseconds of a histogram of microseconds; `null` without values.
+fn quantiles(histogram: &Histogram<u32>) -> Value {
+    if histogram.is_empty() {
+        return Value::Null;
+    }
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": histogram.max() as f64 / 1000.0 })
+}
+
+/// Which sessions to list, and how many.
+#[derive(Debug, Default)]
+pub struct SessionFilter {
+    /// Of this `POOL/BACKEND`.
+    pub backend: Option<String>,
+    /// With this server name.
+    pub sni: Option<String>,
+    /// At most so many, the oldest first.
+    pub limit: Option<usize>,
+}
+
+/// `/v1/sessions`: the oldest first.
+pub async fn sessions(control: &Control, filter: &SessionFilter) -> Value {
+    let answers = control.plane.borrow().list_sessions();
+    let mut list = Vec::new();
+    for answer in answers {
+        // A worker that is ending does not answer.
+        if let Ok(Ok(sessions)) = tokio::time::timeout(LIST_LIMIT, answer).await {
+            list.extend(sessions);
+        }
+    }
+    list.retain(|session| {
+        let path = || {
+            let text = |key: &str| session[key].as_str().unwrap_or_default().to_owned();
+            format!("{}/{}", text("pool"), text("backend"))
+        };
+        filter.backend.as_ref().is_none_or(|wanted| path() == *wanted)
+            && filter.sni.as_ref().is_none_or(|wanted| session["sni"].as_str() == Some(wanted))
+    });
+    list.sort_by_key(|session| std::cmp::Reverse(session["age_ms"].as_u64()));
+    list.truncate(filter.limit.unwrap_or(usize::MAX));
+    list.into()
+}

@@ -1,0 +1,133 @@
+//! Health of one backend as a pure state machine: check results and live failures in, transitions out.
+//! It runs no checks and knows no time; the control plane feeds it and acts on what it says.
+
+/// What is known of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// No check is configured; live traffic alone decides.
+    Unchecked,
+    /// A check is configured and has not answered yet; takes no traffic before its first success.
+    Unknown,
+    /// Takes traffic.
+    Up,
+    /// Takes no traffic.
+    Down,
+}
+
+/// How many results in a row change the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that bring it down.
+    pub fall: u32,
+}
+
+/// The state of one checked backend.
+#[derive(Clone, Debug)]
+pub struct Checker {
+    health: Health,
+    /// Results in a row that speak against the state.
+    streak: u32,
+}
+
+impl Checker {
+    /// A backend about which `health` is known.
+    pub const fn new(health: Health) -> Self {
+        Self { health, streak: 0 }
+    }
+
+    /// Present state.
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Whether results that speak against the state have come in: checks run faster while this holds.
+    pub const fn is_changing(&self) -> bool {
+        self.streak > 0 || matches!(self.health, Health::Unknown)
+    }
+
+    /// Takes a success. Returns the new state when it changed.
+    pub fn success(&mut self, thresholds: Thresholds) -> Option<Health> {
+        match self.health {
+            Health::Unchecked | Health::Up => {
+                self.streak = 0;
+                None
+            }
+            // The first proof is enough: at start every backend is unknown, and traffic waits for it.
+            Health::Unknown => self.become_(Health::Up),
+            Health::Down => {
+                self.streak += 1;
+                if self.streak >= thresholds.rise { self.become_(Health::Up) } else { None }
+            }
+        }
+    }
+
+    /// Takes `count` failures in a row, of a check or of live traffic. Returns the new state when it changed.
+    pub fn failure(&mut self, count: u32, thresholds: Thresholds) -> Option<Health> {
+        match self.health {
+            Health::Unchecked => None,
+            Health::Down => {
+                self.streak = 0;
+                None
+            }
+            Health::Unknown => self.become_(Health::Down),
+            Health::Up => {
+                self.streak = self.streak.saturating_add(count);
+                if self.streak >= thresholds.fall { self.become_(Health::Down) } else { None }
+            }
+        }
+    }
+
+    const fn become_(&mut self, health: Health) -> Option<Health> {
+        self.health = health;
+        self.streak = 0;
+        Some(health)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
+
+    /// `+` is a success, `-` a failure; the states after each, as letters.
+    #[track_caller]
+    fn check(start: Health, results: &str, want: &str) {
+        let mut checker = Checker::new(start);
+        let states: String = results
+            .chars()
+            .map(|result| {
+                match result {
+                    '+' => checker.success(THRESHOLDS),
+                    _ => checker.failure(1, THRESHOLDS),
+                };
+                match checker.health() {
+                    Health::Unchecked => '.',
+                    Health::Unknown => '?',
+                    Health::Up => 'U',
+                    Health::Down => 'D',
+                }
+            })
+            .collect();
+        assert_eq!(states, want, "{start:?} after {results}");
+    }
+
+    #[test]
+    fn rise_and_fall_count_results_in_a_row() {
+        check(Health::Unknown, "+", "U");
+        check(Health::Unknown, "-", "D");
+        check(Health::Up, "--+---", "UUUUUD");
+        check(Health::Down, "+-++", "DDDU");
+        check(Health::Unchecked, "---", "...");
+    }
+
+    #[test]
+    fn several_live_failures_at_once_count_each() {
+        let mut checker = Checker::new(Health::Up);
+        assert_eq!(checker.failure(2, THRESHOLDS), None);
+        assert!(checker.is_changing());
+        assert_eq!(checker.failure(1, THRESHOLDS), Some(Health::Down));
+    }
+}

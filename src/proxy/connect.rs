@@ -1,0 +1,164 @@
+//! Connects to a backend, and to the next one while nothing was written. Fifth stop of the spine.
+//! The client notices nothing of a backend that refuses; a byte written to one backend is never sent to another.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use nix::libc;
+use tokio::net::TcpStream;
+
+use super::refuse::Stop;
+use super::session::Session;
+use super::view::{PoolView, Seat};
+use super::worker::Worker;
+use crate::decide::balance::Tried;
+use crate::decide::close::CloseReason;
+use crate::state::ConnectError;
+use crate::sys::clock::coarse_ms;
+use crate::sys::socket;
+
+/// An established connection to a backend.
+#[derive(Debug)]
+pub struct Connected {
+    /// The socket.
+    pub stream: TcpStream,
+    /// First bytes that the socket did not take at once.
+    pub unsent: Vec<u8>,
+    /// First bytes that it took.
+    pub sent: usize,
+}
+
+/// Picks backends in turn until one answers and takes the first bytes.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    session: &Session,
+    pool: &PoolView,
+    mut first: Vec<u8>,
+) -> Result<Connected, Stop> {
+    let mut tried = Tried::default();
+    let mut last_failure: Option<Stop> = None;
+    while tried.count() < pool.pool.config.connect_tries {
+        let Some(seat) = pool.pick(&mut tried, session.client, worker.random()) else { break };
+        session.facts.borrow_mut().tries = tried.count();
+        match attempt(worker, session, pool, &seat, &first).await {
+            Ok((stream, sent)) => {
+                first.drain(..sent);
+                session.facts.borrow_mut().seat = Some(seat);
+                return Ok(Connected { stream, unsent: first, sent });
+            }
+            Err(Failure::Ordered(reason)) => {
+                session.facts.borrow_mut().seat = Some(seat);
+                return Err(reason.into());
+            }
+            Err(Failure::Connect(kind, error)) => {
+                let stop = count_failure(&seat, kind, &error, &tried, pool);
+                // The last seat stays with the session, so that the record names the backend.
+                session.facts.borrow_mut().seat = Some(seat);
+                last_failure = Some(stop);
+            }
+        }
+    }
+    Err(last_failure.unwrap_or_else(|| {
+        pool.brief.shard().unavailable.add(1);
+        let detail = format!("no backend of pool {} takes connections", pool.pool.config.name);
+        Stop::new(CloseReason::NoBackend).because(detail)
+    }))
+}
+
+enum Failure {
+    /// The session was asked to end meanwhile.
+    Ordered(CloseReason),
+    /// The backend did not take the connection.
+    Connect(ConnectError, io::Error),
+}
+
+async fn attempt(
+    worker: &Rc<Worker>,
+    session: &Session,
+    pool: &PoolView,
+    seat: &Seat,
+    first: &[u8],
+) -> Result<(TcpStream, usize), Failure> {
+    let begun = Instant::now();
+    let timeout = pool.pool.config.connect_timeout;
+    let deadline = coarse_ms() + timeout.as_millis() as u64;
+    let started = socket::start_connect(seat.backend().backend.address).map_err(sorted)?;
+    let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
+    loop {
+        match session.until(worker, deadline, CloseReason::ConnectTimeout, stream.writable()).await {
+            Ok(ready) => ready.map_err(sorted)?,
+            Err(CloseReason::ConnectTimeout) => {
+                let error =
+                    io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {} ms", timeout.as_millis()));
+                return Err(Failure::Connect(ConnectError::Timeout, error));
+            }
+            Err(ordered) => return Err(Failure::Ordered(ordered)),
+        }
+        let sent = if first.is_empty() {
+            // Nothing to write yet: ask the socket what became of it (connect(2), EINPROGRESS).
+            stream.take_error().map(|error| error.map_or(Ok(0), Err)).and_then(|result| result)
+        } else {
+            stream.try_write(first)
+        };
+        match sent {
+            Ok(sent) => {
+                let mut facts = session.facts.borrow_mut();
+                facts.connect_time = Some(begun.elapsed());
+                facts.sent_at = Some(Instant::now());
+                drop(facts);
+                forgive(seat);
+                return Ok((stream, sent));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(sorted(error)),
+        }
+    }
+}
+
+fn sorted(error: io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::TimedOut => ConnectError::Timeout,
+        _ if socket::is_unreachable(&error) => ConnectError::Unreachable,
+        _ => match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                ConnectError::Local
+            }
+            _ => ConnectError::Other,
+        },
+    };
+    Failure::Connect(kind, error)
+}
+
+/// A success ends a row of failures. Read first: the line is shared by all workers and usually clean.
+fn forgive(seat: &Seat) {
+    let failures = &seat.backend().backend.live_failures;
+    if failures.load(Ordering::Relaxed) != 0 {
+        failures.store(0, Ordering::Relaxed);
+    }
+}
+
+fn count_failure(seat: &Seat, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
+    let brief = seat.backend();
+    brief.shard().connect_errors[kind as usize].add(1);
+    if kind != ConnectError::Local {
+        // Health is told of what the backend did, never of what this machine lacks.
+        brief.backend.live_failures.fetch_add(1, Ordering::Relaxed);
+        brief.backend.failed.notify_one();
+    }
+    let reason = match kind {
+        ConnectError::Refused | ConnectError::Other => CloseReason::ConnectRefused,
+        ConnectError::Timeout => CloseReason::ConnectTimeout,
+        ConnectError::Unreachable => CloseReason::ConnectUnreachable,
+        ConnectError::Local => CloseReason::LocalError,
+    };
+    let detail = format!(
+        "connect to {}: {error} (try {} of {})",
+        brief.backend.address,
+        tried.count(),
+        pool.pool.config.connect_tries
+    );
+    Stop::new(reason).because(detail)
+}

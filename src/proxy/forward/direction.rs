@@ -1,0 +1,308 @@
+//! One direction of a session: copy first, splice once it proves to be bulk, copy again when it stops being so.
+//! Never reads what cannot be written: at most one buffer or one pipe is on the way, and only while the sink is stuck.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{Moved, Pipes, add};
+use crate::proxy::worker::Worker;
+use crate::sys::pipe::Pipe;
+
+/// Bytes that one direction moves per turn before others get theirs. Chosen: two pipes' worth.
+const TURN_BYTES: usize = 512 * 1024;
+/// Reads in a row that fill the whole buffer before a direction counts as bulk (break-even measured at about 64 KiB
+/// per event; small messages cost a third more when spliced).
+const FULL_READS: u8 = 3;
+/// Events in a row that bring less than `SMALL_FILL` before a direction stops being bulk.
+const SMALL_FILLS: u8 = 4;
+const SMALL_FILL: usize = 32 * 1024;
+
+/// What a turn of a direction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Waits for a socket; the waker is registered.
+    Blocked,
+    /// Moved its share; there may be more.
+    Again,
+    /// Delivered everything up to the end of its source.
+    Finished,
+    /// One socket is broken.
+    Broken(Lost),
+}
+
+/// Which socket broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The one that is read.
+    Source,
+    /// The one that is written.
+    Sink,
+}
+
+/// State of one direction. Idle it owns nothing outside itself.
+#[derive(Debug, Default)]
+pub struct Direction {
+    /// Bytes read by copying that the sink did not take; delivered from `held_from` on.
+    held: Vec<u8>,
+    held_from: usize,
+    /// The pipe while bytes are inside.
+    pipe: Option<Box<Pipe>>,
+    inside: usize,
+    /// Bytes delivered before the flow began, not counted yet.
+    credit: usize,
+    mode: Mode,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// Copies; counts full reads in a row.
+    Copy(u8),
+    /// Splices; counts small fills in a row.
+    Splice(u8),
+}
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self::Copy(0)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    /// The source may send more.
+    #[default]
+    Open,
+    /// The source has ended; what is held is still to be delivered.
+    Seen,
+    /// Everything is delivered; the sink must be told.
+    OwesFin,
+    /// The sink was told.
+    Over,
+    /// Given up: one of the sockets is broken.
+    Abandoned,
+}
+
+impl Direction {
+    /// A direction with bytes to deliver first, after `credit` bytes that were delivered already.
+    pub fn holding(held: Vec<u8>, credit: usize) -> Self {
+        Self { held, credit, ..Self::default() }
+    }
+
+    /// Takes the count of bytes delivered before the flow began.
+    pub fn take_credit(&mut self) -> usize {
+        std::mem::take(&mut self.credit)
+    }
+
+    /// Whether everything is delivered or given up.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.end, End::OwesFin | End::Over | End::Abandoned)
+    }
+
+    /// Whether the source ended in an orderly way.
+    pub fn saw_end(&self) -> bool {
+        matches!(self.end, End::Seen | End::OwesFin | End::Over)
+    }
+
+    /// Whether the sink must be told of the end now; says so once.
+    pub fn owes_fin(&mut self) -> bool {
+        let owes = self.end == End::OwesFin;
+        if owes {
+            self.end = End::Over;
+        }
+        owes
+    }
+
+    /// Gives up: what is on the way has nowhere to go.
+    pub fn abandon(&mut self) {
+        self.held = Vec::new();
+        self.held_from = 0;
+        self.end = End::Abandoned;
+    }
+
+    /// Moves bytes for one turn.
+    pub fn drive(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        moved: &Moved,
+        direction: usize,
+    ) -> Step {
+        let mut left = TURN_BYTES;
+        loop {
+            if self.is_finished() {
+                self.drop_pipe(&worker.pipes);
+                return Step::Finished;
+            }
+            match self.deliver(cx, to, moved, direction) {
+                Poll::Pending => return Step::Blocked,
+                Poll::Ready(Err(_)) => return Step::Broken(Lost::Sink),
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.end == End::Seen {
+                self.end = End::OwesFin;
+                continue;
+            }
+            if left == 0 {
+                return Step::Again;
+            }
+            let fetched = if self.may_splice(&worker.pipes) {
+                self.fill(cx, &worker.pipes, from)
+            } else {
+                self.copy(cx, worker, from, to, moved, direction)
+            };
+            match fetched {
+                Poll::Pending => return Step::Blocked,
+                Poll::Ready(Ok(0)) => self.end = End::Seen,
+                Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
+                Poll::Ready(Err(Lost::Source)) => {
+                    // Nothing is held here: reading begins only when everything before is delivered.
+                    self.end = End::Abandoned;
+                    return Step::Broken(Lost::Source);
+                }
+                Poll::Ready(Err(Lost::Sink)) => return Step::Broken(Lost::Sink),
+            }
+        }
+    }
+
+    /// Delivers what is held; ready once nothing is.
+    fn deliver(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut TcpStream,
+        moved: &Moved,
+        direction: usize,
+    ) -> Poll<io::Result<()>> {
+        while self.held_from < self.held.len() {
+            let count = std::task::ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.held_from..]))?;
+            self.held_from += count;
+            add(&moved.copied[direction], count);
+        }
+        if self.held_from > 0 {
+            self.held = Vec::new();
+            self.held_from = 0;
+        }
+        while self.inside > 0 {
+            let Some(pipe) = &self.pipe else { break };
+            let count = std::task::ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, self.inside)))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.inside -= count;
+            add(&moved.spliced[direction], count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read through the worker's buffer, written on at once; keeps only what the sink did not take.
+    /// Ready with the bytes read; 0 is the end.
+    fn copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        moved: &Moved,
+        direction: usize,
+    ) -> Poll<Result<usize, Lost>> {
+        let buffer = &mut *worker.buffer.borrow_mut();
+        let mut read = ReadBuf::new(buffer);
+        std::task::ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Lost::Source)?;
+        let bytes = read.filled();
+        let count = bytes.len();
+        if count == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let written = match Pin::new(to).poll_write(cx, bytes) {
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Lost::Sink)),
+            Poll::Pending => 0,
+        };
+        add(&moved.copied[direction], written);
+        if written < count {
+            self.held = bytes[written..].to_vec();
+            self.held_from = 0;
+        }
+        self.mode = match self.mode {
+            Mode::Copy(full) if count == buffer.len() && full + 1 >= FULL_READS => Mode::Splice(0),
+            Mode::Copy(full) if count == buffer.len() => Mode::Copy(full + 1),
+            _ => Mode::Copy(0),
+        };
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether the direction is bulk and has a pipe; without one to be had it copies, and asks again after more
+    /// full reads.
+    fn may_splice(&mut self, pipes: &Pipes) -> bool {
+        if matches!(self.mode, Mode::Copy(_)) {
+            return false;
+        }
+        if self.pipe.is_none() {
+            self.pipe = pipes.take().map(Box::new);
+        }
+        if self.pipe.is_none() {
+            self.mode = Mode::Copy(0);
+        }
+        self.pipe.is_some()
+    }
+
+    /// Fills the empty pipe from the source. Ready with the bytes; 0 is the end.
+    fn fill(&mut self, cx: &mut Context<'_>, pipes: &Pipes, from: &TcpStream) -> Poll<Result<usize, Lost>> {
+        let Some(pipe) = &self.pipe else { return Poll::Pending };
+        match poll_io(cx, from, Interest::READABLE, |from| pipe.fill(from, pipe.capacity())) {
+            Poll::Pending => {
+                self.drop_pipe(pipes);
+                Poll::Pending
+            }
+            Poll::Ready(Err(_)) => {
+                self.drop_pipe(pipes);
+                Poll::Ready(Err(Lost::Source))
+            }
+            Poll::Ready(Ok(count)) => {
+                self.inside = count;
+                let small = match self.mode {
+                    Mode::Splice(small) if count < SMALL_FILL => small + 1,
+                    _ => 0,
+                };
+                self.mode = if small >= SMALL_FILLS { Mode::Copy(0) } else { Mode::Splice(small) };
+                Poll::Ready(Ok(count))
+            }
+        }
+    }
+
+    /// Gives an empty pipe back; closes one with bytes inside.
+    pub fn drop_pipe(&mut self, pipes: &Pipes) {
+        if let Some(pipe) = self.pipe.take() {
+            if self.inside == 0 {
+                pipes.give_back(*pipe);
+            } else {
+                pipes.count_out();
+                self.inside = 0;
+            }
+        }
+    }
+}
+
+/// Runs a non-blocking operation when the socket is ready, until it succeeds, fails, or the socket is not ready.
+fn poll_io<T>(
+    cx: &mut Context<'_>,
+    socket: &TcpStream,
+    interest: Interest,
+    mut operation: impl FnMut(&TcpStream) -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        let ready = if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) };
+        std::task::ready!(ready)?;
+        match socket.try_io(interest, || operation(socket)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Moves bytes both ways until both sides have finished. Sixth stop of the spine.
+//! All state is in one plain struct, [`Flow`]; a poll moves a bounded amount, so that no session starves others.
+
+mod direction;
+mod pipes;
+
+use std::cell::Cell;
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+
+pub use pipes::Pipes;
+
+use self::direction::{Direction, Lost, Step};
+use super::connect::Connected;
+use super::session::Session;
+use super::worker::Worker;
+use crate::decide::close::CloseReason;
+use crate::sys::clock::coarse_ms;
+use crate::sys::socket;
+
+/// After this long a session is worth keepalive on the backend's leg; short ones do not pay for it.
+const KEEPALIVE_AFTER_MS: u64 = 30_000;
+
+/// One end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Backend,
+}
+
+/// Bytes delivered, by direction and path.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub(super) copied: [Cell<u64>; 2],
+    pub(super) spliced: [Cell<u64>; 2],
+}
+
+/// Direction of bytes, as index of [`Moved`].
+const UP: usize = 0;
+const DOWN: usize = 1;
+
+impl Moved {
+    /// Bytes from the client to the backend.
+    pub fn up(&self) -> u64 {
+        self.copied[UP].get() + self.spliced[UP].get()
+    }
+
+    /// Bytes from the backend to the client.
+    pub fn down(&self) -> u64 {
+        self.copied[DOWN].get() + self.spliced[DOWN].get()
+    }
+
+    /// Name of the path that the bytes of a direction took; `None` without bytes.
+    pub fn path(&self, direction: usize) -> Option<&'static str> {
+        match (self.copied[direction].get(), self.spliced[direction].get()) {
+            (0, 0) => None,
+            (_, 0) => Some("copy"),
+            (0, _) => Some("splice"),
+            _ => Some("mixed"),
+        }
+    }
+}
+
+/// Adds to a cell.
+pub(super) fn add(cell: &Cell<u64>, count: usize) {
+    cell.set(cell.get() + count as u64);
+}
+
+/// An established session: two sockets and what is on the way between them.
+#[derive(Debug)]
+pub struct Flow {
+    client: TcpStream,
+    backend: TcpStream,
+    up: Direction,
+    down: Direction,
+    /// The side whose connection broke, and whether a FIN was seen before.
+    broken: Option<(Side, AfterFin)>,
+    /// When no byte came for too long; `u64::MAX`: never.
+    deadline_ms: u64,
+    kept_alive: bool,
+    begun: bool,
+}
+
+/// Whether a broken connection had been closed in an orderly way by one side before: then it counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterFin {
+    Yes,
+    No,
+}
+
+impl Flow {
+    /// A session whose backend was given `connected.sent` bytes already.
+    pub fn new(client: TcpStream, connected: Connected) -> Self {
+        Self {
+            client,
+            backend: connected.stream,
+            up: Direction::holding(connected.unsent, connected.sent),
+            down: Direction::default(),
+            broken: None,
+            deadline_ms: u64::MAX,
+            kept_alive: false,
+            begun: false,
+        }
+    }
+
+    /// Moves what can be moved now. Ready once the session is over; both sockets are then set to close as they should.
+    pub fn poll(&mut self, cx: &mut Context<'_>, worker: &Worker, session: &Session) -> Poll<CloseReason> {
+        let result = self.turn(cx, worker, session);
+        if result.is_ready() {
+            self.up.drop_pipe(&worker.pipes);
+            self.down.drop_pipe(&worker.pipes);
+        }
+        result
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, worker: &Worker, session: &Session) -> Poll<CloseReason> {
+        if let Some(reason) = session.ordered() {
+            return Poll::Ready(self.reset_both(reason));
+        }
+        let now = coarse_ms();
+        if !self.begun {
+            self.begin(session, now);
+        }
+        let before = session.moved.up() + session.moved.down();
+        let finished = self.finished();
+        let up = self.up.drive(cx, worker, &mut self.client, &mut self.backend, &session.moved, UP);
+        let down = self.down.drive(cx, worker, &mut self.backend, &mut self.client, &session.moved, DOWN);
+        self.note(up, Side::Client, Side::Backend);
+        self.note(down, Side::Backend, Side::Client);
+        if self.finished() == 2 {
+            return Poll::Ready(self.end());
+        }
+        self.pass_on_fin();
+        if session.moved.up() + session.moved.down() != before || self.finished() != finished {
+            note_first_byte(session);
+            self.deadline_ms = self.quiet_until(session, now);
+        } else if now >= self.deadline_ms {
+            let half = self.finished() == 1;
+            let reason = if half { CloseReason::HalfCloseTimeout } else { CloseReason::IdleTimeout };
+            return Poll::Ready(self.reset_both(reason));
+        }
+        self.arm(worker, session, now);
+        session.remember(cx.waker());
+        if matches!(up, Step::Again) || matches!(down, Step::Again) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn begin(&mut self, session: &Session, now: u64) {
+        self.begun = true;
+        self.deadline_ms = self.quiet_until(session, now);
+        add(&session.moved.copied[UP], self.up.take_credit());
+    }
+
+    /// How many directions have delivered their last byte.
+    fn finished(&self) -> usize {
+        usize::from(self.up.is_finished()) + usize::from(self.down.is_finished())
+    }
+
+    fn quiet_until(&self, session: &Session, now: u64) -> u64 {
+        let limit = if self.finished() > 0 { session.listener.half_close_ms } else { session.listener.idle_ms };
+        limit.map_or(u64::MAX, |limit| now + limit)
+    }
+
+    /// Sees to the next visit by the clock: the deadline, or the time to turn keepalive on.
+    fn arm(&mut self, worker: &Worker, session: &Session, now: u64) {
+        let mut next = self.deadline_ms;
+        if !self.kept_alive {
+            let due = session.started_ms + KEEPALIVE_AFTER_MS;
+            if now >= due {
+                self.kept_alive = true;
+                // Without it a dead peer is found by the idle time-out instead.
+                let _ = socket::keep_alive(&self.backend);
+            } else {
+                next = next.min(due);
+            }
+        }
+        if next != u64::MAX {
+            worker.sessions.arm(session, next);
+        }
+    }
+
+    /// Takes note of how a direction from `from` to `to` fared.
+    fn note(&mut self, step: Step, from: Side, to: Side) {
+        let lost = match step {
+            Step::Broken(Lost::Source) => from,
+            Step::Broken(Lost::Sink) => to,
+            Step::Blocked | Step::Again | Step::Finished => return,
+        };
+        if self.broken.is_none() {
+            let fin = self.up.saw_end() || self.down.saw_end();
+            self.broken = Some((lost, if fin { AfterFin::Yes } else { AfterFin::No }));
+        }
+        // Bytes for a side that is gone have nowhere to go; bytes from it that arrived before are still delivered.
+        match lost {
+            Side::Client => self.down.abandon(),
+            Side::Backend => self.up.abandon(),
+        }
+    }
+
+    /// Passes a finished direction's FIN on, unless the connection broke: a reset must not become a clean end.
+    fn pass_on_fin(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        for (direction, sink) in [(&mut self.up, &self.backend), (&mut self.down, &self.client)] {
+            if direction.owes_fin() {
+                // A sink that is gone says so on the next read or write.
+                let _: io::Result<()> = socket2::SockRef::from(sink).shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    /// Both directions are finished: closing the sockets sends the FINs that are still owed, or RST.
+    fn end(&self) -> CloseReason {
+        let Some((side, after_fin)) = self.broken else { return CloseReason::Done };
+        match side {
+            Side::Client => socket::reset_on_close(&self.backend),
+            Side::Backend => socket::reset_on_close(&self.client),
+        }
+        match (after_fin, side) {
+            // PostgreSQL resets after both sides are done, in every session; that is no error.
+            (AfterFin::Yes, _) => CloseReason::Done,
+            (AfterFin::No, Side::Client) => CloseReason::ClientReset,
+            (AfterFin::No, Side::Backend) => CloseReason::BackendReset,
+        }
+    }
+
+    fn reset_both(&self, reason: CloseReason) -> CloseReason {
+        socket::reset_on_close(&self.client);
+        socket::reset_on_close(&self.backend);
+        reason
+    }
+}
+
+fn note_first_byte(session: &Session) {
+    let facts = &mut *session.facts.borrow_mut();
+    if facts.first_byte_time.is_none() && session.moved.down() > 0 {
+        facts.first_byte_time = facts.sent_at.map(|sent| sent.elapsed());
+    }
+}

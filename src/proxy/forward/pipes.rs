@@ -1,0 +1,63 @@
+//! A worker's pipes for splicing: taken when a direction proves to be bulk, given back whenever they are empty and
+//! nothing is to be moved. A pipe with bytes inside is never given back.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::state::Shared;
+use crate::sys::pipe::Pipe;
+
+/// Capacity asked for. Measured: 1 MiB gains 10 to 15 % over 256 KiB, and costs four times the kernel's budget.
+const CAPACITY: usize = 256 * 1024;
+/// Empty pipes kept for the next taker.
+const MOST_FREE: usize = 64;
+/// A smaller pipe than this is worse than copying (the kernel gives two pages once the user's budget is spent).
+const LEAST_USEFUL: usize = 64 * 1024;
+
+/// The pipes of one worker.
+#[derive(Debug)]
+pub struct Pipes {
+    free: RefCell<Vec<Pipe>>,
+    shared: Arc<Shared>,
+    worker: usize,
+}
+
+impl Pipes {
+    /// An empty pool.
+    pub const fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        Self { free: RefCell::new(Vec::new()), shared, worker }
+    }
+
+    /// A pipe, or `None` when none can be had; that is counted, and the caller copies and asks again later.
+    pub fn take(&self) -> Option<Pipe> {
+        let counters = &self.shared.workers[self.worker];
+        let pipe = self.free.borrow_mut().pop();
+        let pipe = pipe.or_else(|| Pipe::open(CAPACITY).ok().filter(|pipe| pipe.capacity() >= LEAST_USEFUL));
+        if pipe.is_some() {
+            counters.pipes_in_use.fetch_add(1, Ordering::Relaxed);
+        } else {
+            counters.pipe_fallbacks.add(1);
+        }
+        pipe
+    }
+
+    /// Takes back an empty pipe.
+    pub fn give_back(&self, pipe: Pipe) {
+        self.count_out();
+        let mut free = self.free.borrow_mut();
+        if free.len() < MOST_FREE {
+            free.push(pipe);
+        }
+    }
+
+    /// A pipe was closed with bytes inside.
+    pub fn count_out(&self) {
+        self.shared.workers[self.worker].pipes_in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Closes pipes that nobody needs now.
+    pub fn trim(&self) {
+        self.free.borrow_mut().clear();
+    }
+}

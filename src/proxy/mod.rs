@@ -1,0 +1,16 @@
+//! The data plane: one connection's way from accept to record, on one worker thread from birth to death.
+//! `session.rs` shows the whole way on one screen; each stage has a file. Nothing here waits for the control plane.
+
+mod accept;
+mod connect;
+mod forward;
+mod inspect;
+mod record;
+mod refuse;
+mod session;
+mod sessions;
+mod view;
+mod wheel;
+mod worker;
+
+pub use worker::{Command, Generation, Listening, Matching, WorkerHandle, spawn};

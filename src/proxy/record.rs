@@ -1,0 +1,221 @@
+//! Last stop of the spine: counts and writes what became of a connection, exactly once for every accepted one.
+
+use std::io::Write;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serializer;
+use serde::ser::SerializeMap;
+
+use super::session::Session;
+use super::worker::Worker;
+use crate::config::LogFormat;
+use crate::decide::close::CloseReason;
+
+/// A connection was accepted.
+pub fn begun(worker: &Worker, session: &Session) {
+    let shard = session.listener.shard();
+    shard.total.add(1);
+    shard.active.fetch_add(1, Ordering::Relaxed);
+    worker.counters().connections.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A backend took the connection.
+pub fn established(worker: &Worker, session: &Session) {
+    let facts = session.facts.borrow();
+    if let Some(pool) = &facts.pool {
+        pool.shard().total.add(1);
+    }
+    if let Some(seat) = &facts.seat {
+        seat.backend().shard().total.add(1);
+    }
+    drop(facts);
+    if worker.records_starts() {
+        write(worker, session, None);
+    }
+}
+
+/// The connection is over: counts, gives its places back, and writes the record.
+pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
+    count(worker, session, reason);
+    if worker.records_ends() {
+        write(worker, session, Some(reason));
+    }
+    session.facts.borrow_mut().seat = None;
+    session.listener.shard().active.fetch_sub(1, Ordering::Relaxed);
+    worker.counters().connections.fetch_sub(1, Ordering::Relaxed);
+    worker.give_place_back();
+    worker.sessions.leave(session);
+}
+
+fn count(worker: &Worker, session: &Session, reason: CloseReason) {
+    let listener = session.listener.shard();
+    if reason.is_refusal() {
+        listener.rejected[reason.index()].add(1);
+    }
+    let facts = session.facts.borrow();
+    let hello_failed = facts.hello.is_none()
+        && matches!(
+            reason,
+            CloseReason::HelloTimeout
+                | CloseReason::HelloMalformed
+                | CloseReason::HelloTooLarge
+                | CloseReason::NotTls
+                | CloseReason::ClientGone
+        );
+    if hello_failed {
+        listener.hello_failed[reason.index()].add(1);
+    }
+    if let Some(pool) = &facts.pool {
+        pool.shard().closed[reason.index()].add(1);
+    }
+    if let (Some(seat), Some(_)) = (&facts.seat, facts.sent_at) {
+        let brief = seat.backend();
+        brief.shard().bytes_up.add(session.moved.up());
+        brief.shard().bytes_down.add(session.moved.down());
+        brief.backend.time(worker.id, |timings| {
+            timings.add(session.started.elapsed(), facts.connect_time, facts.first_byte_time);
+        });
+    }
+    let relayed = &worker.counters().relayed;
+    for direction in [0, 1] {
+        relayed[direction].add(session.moved.copied[direction].get());
+        relayed[2 + direction].add(session.moved.spliced[direction].get());
+    }
+}
+
+fn write(worker: &Worker, session: &Session, reason: Option<CloseReason>) {
+    worker.record(|out, format| {
+        match format {
+            LogFormat::Text => {
+                let mut text = Text { out, empty: true };
+                // Writing into memory cannot fail.
+                let _ = fields(session, reason, &mut text);
+            }
+            LogFormat::Json => {
+                let mut serializer = serde_json::Serializer::new(&mut *out);
+                if let Ok(map) = serializer.serialize_map(None) {
+                    let mut json = Json { map };
+                    if fields(session, reason, &mut json).is_ok() {
+                        let _ = json.map.end();
+                    }
+                }
+            }
+        }
+        out.push(b'\n');
+    });
+}
+
+/// What a field holds.
+enum Value<'a> {
+    Nothing,
+    Text(&'a str),
+    Number(u64),
+    Millis(Duration),
+    Flag(bool),
+}
+
+impl<'a> Value<'a> {
+    fn text(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Nothing, Self::Text)
+    }
+
+    fn millis(time: Option<Duration>) -> Self {
+        time.map_or(Self::Nothing, Self::Millis)
+    }
+}
+
+/// Takes fields in the order of the contract.
+trait Fields {
+    type Error;
+    fn field(&mut self, name: &'static str, value: Value<'_>) -> Result<(), Self::Error>;
+}
+
+/// The record's fields, in the order of the contract; `detail` is ours.
+fn fields<F: Fields>(session: &Session, reason: Option<CloseReason>, out: &mut F) -> Result<(), F::Error> {
+    let facts = session.facts.borrow();
+    let hello = facts.hello.as_deref();
+    let backend = facts.seat.as_ref().map(|seat| &seat.backend().backend);
+    let version = hello.map(|hello| hello.version.to_string());
+    out.field("time", Value::Text(&format!("{:.3}", jiff::Timestamp::now())))?;
+    out.field("session", Value::Text(&format!("{:016x}", session.id)))?;
+    out.field("listener", Value::Text(&session.listener.state.name))?;
+    out.field("client", Value::Text(&session.client.to_string()))?;
+    out.field("destination", Value::Text(&session.destination.to_string()))?;
+    out.field("sni", Value::text(hello.and_then(|hello| hello.sni.as_deref())))?;
+    out.field("alpn", Value::text(hello.map(|hello| &*hello.alpn).filter(|alpn| !alpn.is_empty())))?;
+    out.field("tls", Value::text(version.as_deref()))?;
+    out.field("ja4", Value::text(hello.map(|hello| hello.ja4.as_str())))?;
+    out.field("ech", hello.map_or(Value::Nothing, |hello| Value::Flag(hello.ech)))?;
+    out.field("route", Value::text(facts.route.as_deref()))?;
+    out.field("pool", Value::text(facts.pool.as_ref().map(|pool| &*pool.state.name)))?;
+    out.field("backend", Value::text(backend.map(|backend| &*backend.name)))?;
+    out.field("tries", Value::Number(u64::from(facts.tries)))?;
+    out.field("hello_ms", Value::millis(facts.hello_time))?;
+    out.field("connect_ms", Value::millis(facts.connect_time))?;
+    out.field("first_byte_ms", Value::millis(facts.first_byte_time))?;
+    out.field("duration_ms", Value::Millis(session.started.elapsed()))?;
+    out.field("bytes_up", Value::Number(session.moved.up()))?;
+    out.field("bytes_down", Value::Number(session.moved.down()))?;
+    out.field("path_up", Value::text(session.moved.path(0)))?;
+    out.field("path_down", Value::text(session.moved.path(1)))?;
+    out.field("end", Value::text(reason.map(CloseReason::name)))?;
+    let blame = reason.and_then(CloseReason::blame);
+    out.field("blame", Value::text(blame.map(crate::decide::close::Blame::name)))?;
+    out.field("code", Value::text(reason.map(CloseReason::code)))?;
+    out.field("detail", Value::text(facts.detail.as_deref()))
+}
+
+/// `key=value` pairs; values with other than plain characters are quoted as JSON strings.
+struct Text<'a> {
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl Fields for Text<'_> {
+    type Error = std::io::Error;
+
+    fn field(&mut self, name: &'static str, value: Value<'_>) -> std::io::Result<()> {
+        if !std::mem::take(&mut self.empty) {
+            self.out.push(b' ');
+        }
+        write!(self.out, "{name}=")?;
+        match value {
+            Value::Nothing => self.out.push(b'-'),
+            Value::Text(text) if text.bytes().all(is_plain) && !text.is_empty() && text != "-" => {
+                self.out.extend_from_slice(text.as_bytes());
+            }
+            Value::Text(text) => serde_json::to_writer(&mut *self.out, text)?,
+            Value::Number(number) => write!(self.out, "{number}")?,
+            Value::Millis(time) => write!(self.out, "{}", millis(time))?,
+            Value::Flag(flag) => write!(self.out, "{flag}")?,
+        }
+        Ok(())
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'"' && byte != b'\\' && byte != b'='
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+struct Json<M> {
+    map: M,
+}
+
+impl<M: SerializeMap> Fields for Json<M> {
+    type Error = M::Error;
+
+    fn field(&mut self, name: &'static str, value: Value<'_>) -> Result<(), M::Error> {
+        match value {
+            Value::Nothing => self.map.serialize_entry(name, &()),
+            Value::Text(text) => self.map.serialize_entry(name, text),
+            Value::Number(number) => self.map.serialize_entry(name, &number),
+            Value::Millis(time) => self.map.serialize_entry(name, &millis(time)),
+            Value::Flag(flag) => self.map.serialize_entry(name, &flag),
+        }
+    }
+}

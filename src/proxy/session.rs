@@ -1,0 +1,228 @@
+//! The spine: one connection from accept to record.
+//!
+//! Every stage takes what the one before produced and returns the next thing or why the connection ends;
+//! counting and logging happen in `record`, exactly once for every accepted connection.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::connect::{Connected, connect};
+use super::forward::{Flow, Moved};
+use super::inspect::{Client, inspect};
+use super::record;
+use super::refuse::{Stop, refuse};
+use super::view::{ListenerBrief, ListenerView, PoolBrief, Seat};
+use super::wheel::Slot;
+use super::worker::Worker;
+use crate::decide::close::CloseReason;
+use crate::decide::hello::HelloFacts;
+use crate::sys::clock::coarse_ms;
+
+/// A connection as it comes from `accept`.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, non-blocking, not yet registered anywhere.
+    pub socket: Socket,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client connected to.
+    pub destination: SocketAddr,
+}
+
+/// One connection while it is open: what the record will say, and how to reach its task.
+#[derive(Debug)]
+pub struct Session {
+    /// Unique over restarts: random process part, worker, counter.
+    pub id: u64,
+    pub(super) slot: Slot,
+    /// When it was accepted.
+    pub started: Instant,
+    /// The same on the coarse clock.
+    pub started_ms: u64,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client connected to.
+    pub destination: SocketAddr,
+    /// The listener.
+    pub listener: Rc<ListenerBrief>,
+    /// What the stages found.
+    pub facts: RefCell<Facts>,
+    /// Bytes moved so far.
+    pub moved: Moved,
+    order: Cell<Option<CloseReason>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What the stages found, for the record.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The hello, once it was whole and valid.
+    pub hello: Option<Box<HelloFacts>>,
+    /// The rule, by its name pattern or number.
+    pub route: Option<Box<str>>,
+    /// The pool.
+    pub pool: Option<Rc<PoolBrief>>,
+    /// The seat at the backend; giving it up ends the count.
+    pub seat: Option<Seat>,
+    /// Backends tried.
+    pub tries: u8,
+    /// From accept to a whole hello.
+    pub hello_time: Option<Duration>,
+    /// From the first SYN to an established connection, of the attempt that succeeded.
+    pub connect_time: Option<Duration>,
+    /// When the backend was given its first bytes.
+    pub sent_at: Option<Instant>,
+    /// From then to the backend's first byte.
+    pub first_byte_time: Option<Duration>,
+    /// Why exactly, in words, when something went wrong.
+    pub detail: Option<Box<str>>,
+}
+
+/// Takes one connection all the way.
+pub async fn serve(worker: Rc<Worker>, listener: Rc<ListenerView>, accepted: Accepted) {
+    let (session, client) = Session::begin(&worker, &listener, accepted);
+    // Boxed and dropped: an established session does not carry the state of its set-up.
+    let established = Box::pin(establish(&worker, &listener, &session, client)).await;
+    drop(listener);
+    let reason = match established {
+        Ok(mut flow) => poll_fn(|cx| flow.poll(cx, &worker, &session)).await,
+        Err(reason) => reason,
+    };
+    record::finish(&worker, &session, reason);
+}
+
+/// Everything before bytes flow: inspect, route, balance, connect; or tell the client why not.
+async fn establish(
+    worker: &Rc<Worker>,
+    listener: &ListenerView,
+    session: &Rc<Session>,
+    mut client: Client,
+) -> Result<Flow, CloseReason> {
+    let result = match stages(worker, listener, session, &mut client).await {
+        Ok(connected) => client.into_stream().map(|stream| Flow::new(stream, connected)).map_err(Stop::local),
+        Err(stop) => Err(stop),
+    };
+    match result {
+        Ok(flow) => {
+            record::established(worker, session);
+            Ok(flow)
+        }
+        Err(stop) => {
+            let reason = stop.reason;
+            refuse(worker, listener, session, client, stop).await;
+            Err(reason)
+        }
+    }
+}
+
+async fn stages(
+    worker: &Rc<Worker>,
+    listener: &ListenerView,
+    session: &Rc<Session>,
+    client: &mut Client,
+) -> Result<Connected, Stop> {
+    listener.admit(session)?;
+    let inspected = inspect(worker, listener, session, client).await?;
+    let pool = Rc::clone(&listener.pools[inspected.pool]);
+    session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
+    connect(worker, session, &pool, inspected.bytes).await
+}
+
+impl Session {
+    fn begin(worker: &Worker, listener: &ListenerView, accepted: Accepted) -> (Rc<Self>, Client) {
+        let Accepted { socket, client, destination } = accepted;
+        let session = worker.sessions.enter(|slot| Self {
+            id: worker.next_session_id(),
+            slot,
+            started: Instant::now(),
+            started_ms: coarse_ms(),
+            client,
+            destination,
+            listener: Rc::clone(&listener.brief),
+            facts: RefCell::default(),
+            moved: Moved::default(),
+            order: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        record::begun(worker, &session);
+        (session, Client::new(socket))
+    }
+
+    /// Asks the session to end for this reason; the first order stands.
+    pub fn order(&self, reason: CloseReason) {
+        if self.order.get().is_none() {
+            self.order.set(Some(reason));
+            self.wake();
+        }
+    }
+
+    /// The reason for which it is asked to end.
+    pub fn ordered(&self) -> Option<CloseReason> {
+        self.order.get()
+    }
+
+    /// Wakes the session's task.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Remembers how to wake the session's task.
+    pub fn remember(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// Waits for `future` until `at_ms`, then ends with `late`; an order to end comes first.
+    /// Dropping it drops `future`.
+    pub async fn until<F: Future>(
+        &self,
+        worker: &Worker,
+        at_ms: u64,
+        late: CloseReason,
+        future: F,
+    ) -> Result<F::Output, CloseReason> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Some(reason) = self.ordered() {
+                return Poll::Ready(Err(reason));
+            }
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if coarse_ms() >= at_ms {
+                return Poll::Ready(Err(late));
+            }
+            self.remember(cx.waker());
+            worker.sessions.arm(self, at_ms);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What the status shows of it.
+    pub fn describe(&self) -> serde_json::Value {
+        let facts = self.facts.borrow();
+        serde_json::json!({
+            "session": format!("{:016x}", self.id),
+            "listener": &*self.listener.state.name,
+            "client": self.client,
+            "sni": facts.hello.as_ref().and_then(|hello| hello.sni.as_deref()),
+            "pool": facts.pool.as_ref().map(|pool| &*pool.state.name),
+            "backend": facts.seat.as_ref().map(|seat| &*seat.backend().backend.name),
+            "age_ms": self.started.elapsed().as_millis() as u64,
+            "bytes_up": self.moved.up(),
+            "bytes_down": self.moved.down(),
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! A worker's view of a snapshot: the same routes and pools behind `Rc`, so that taking them for a session costs no
+//! locked instruction, and only what the record needs outlives the set-up of a session.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::config::Access;
+use crate::decide::balance::{MemberId, Tried, Turns, source_key};
+use crate::state::{
+    Backend, BackendShard, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
+};
+
+/// What a session keeps of its listener.
+#[derive(Debug)]
+pub struct ListenerBrief {
+    /// Name and counters.
+    pub state: Arc<ListenerState>,
+    /// No byte either way for this long ends the session.
+    pub idle_ms: Option<u64>,
+    /// The same after one side finished.
+    pub half_close_ms: Option<u64>,
+    worker: usize,
+}
+
+impl ListenerBrief {
+    /// This worker's counters.
+    pub fn shard(&self) -> &ListenerShard {
+        &self.state.shards[self.worker]
+    }
+}
+
+/// What a session keeps of its pool.
+#[derive(Debug)]
+pub struct PoolBrief {
+    /// Name and counters.
+    pub state: Arc<PoolState>,
+    worker: usize,
+}
+
+impl PoolBrief {
+    /// This worker's counters.
+    pub fn shard(&self) -> &PoolShard {
+        &self.state.shards[self.worker]
+    }
+}
+
+/// What a session keeps of its backend.
+#[derive(Debug)]
+pub struct BackendBrief {
+    /// Its live state.
+    pub backend: Arc<Backend>,
+    worker: usize,
+}
+
+impl BackendBrief {
+    /// This worker's counters.
+    pub fn shard(&self) -> &BackendShard {
+        &self.backend.shards[self.worker]
+    }
+}
+
+/// A place at a backend: counted from the pick, given back exactly once, by being dropped.
+#[derive(Debug)]
+pub struct Seat(Rc<BackendBrief>);
+
+impl Seat {
+    /// The backend.
+    pub fn backend(&self) -> &Rc<BackendBrief> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.backend.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A listener as one worker sees it.
+#[derive(Debug)]
+pub struct ListenerView {
+    /// Configuration and routes.
+    pub listener: Arc<Listener>,
+    /// What sessions keep.
+    pub brief: Rc<ListenerBrief>,
+    /// Pools of the same generation, in the order of the configuration.
+    pub pools: Rc<[Rc<PoolView>]>,
+}
+
+impl ListenerView {
+    /// Whether `allow` and `deny` let the source in.
+    pub fn admits(&self, source: SocketAddr) -> bool {
+        self.listener.config.access.longest(source.ip()) == Some(Access::Allow)
+    }
+}
+
+/// A pool as one worker sees it.
+#[derive(Debug)]
+pub struct PoolView {
+    /// Configuration and tables.
+    pub pool: Arc<Pool>,
+    /// What sessions keep.
+    pub brief: Rc<PoolBrief>,
+    backends: Vec<Rc<BackendBrief>>,
+    turns: RefCell<Turns>,
+}
+
+impl PoolView {
+    fn new(pool: &Arc<Pool>, worker: usize) -> Self {
+        let brief = |backend: &Arc<Backend>| Rc::new(BackendBrief { backend: Arc::clone(backend), worker });
+        Self {
+            pool: Arc::clone(pool),
+            brief: Rc::new(PoolBrief { state: Arc::clone(&pool.state), worker }),
+            backends: pool.backends.iter().map(brief).collect(),
+            turns: RefCell::new(Turns::new(pool.backends.len(), worker)),
+        }
+    }
+
+    /// Chooses a backend that was not tried yet and takes a seat there.
+    pub fn pick(&self, tried: &mut Tried, client: SocketAddr, random: u64) -> Option<Seat> {
+        let load = |member: MemberId| self.backends[member].backend.load();
+        let key = source_key(client.ip());
+        let member = self.pool.balancer.next(&load, tried, key, random, &mut self.turns.borrow_mut())?;
+        let brief = Rc::clone(&self.backends[member]);
+        brief.backend.active.fetch_add(1, Ordering::Relaxed);
+        tried.insert(member);
+        Some(Seat(brief))
+    }
+}
+
+/// The listeners of a snapshot as one worker sees them.
+pub fn listeners(snapshot: &Snapshot, worker: usize) -> Vec<Rc<ListenerView>> {
+    let pools: Rc<[Rc<PoolView>]> = snapshot.pools.iter().map(|pool| Rc::new(PoolView::new(pool, worker))).collect();
+    let millis = |time: std::time::Duration| time.as_millis() as u64;
+    let view = |listener: &Arc<Listener>| {
+        let brief = ListenerBrief {
+            state: Arc::clone(&listener.state),
+            idle_ms: listener.config.idle_timeout.map(millis),
+            half_close_ms: listener.config.half_close_timeout.map(millis),
+            worker,
+        };
+        Rc::new(ListenerView { listener: Arc::clone(listener), brief: Rc::new(brief), pools: Rc::clone(&pools) })
+    };
+    snapshot.listeners.iter().map(view).collect()
+}

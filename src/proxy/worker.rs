@@ -1,0 +1,327 @@
+//! One worker: a thread with a runtime of its own, its listening sockets, sessions, buffer, pipes and records.
+//! The control plane speaks to it by commands; it shares nothing else but atomics.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::spawn_local;
+
+use super::accept::{self, Door};
+use super::forward::Pipes;
+use super::sessions::Sessions;
+use super::view;
+use crate::config::{Log, LogFormat, LogSessions, Protocol};
+use crate::decide::balance::next_random;
+use crate::decide::close::CloseReason;
+use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
+use crate::sys::limits;
+use crate::sys::socket::{FirstSpeaker, set_first_speaker};
+
+/// Bytes of the worker's buffer: one read of a copying direction. Chosen with the break-even of splicing.
+const BUFFER: usize = 64 * 1024;
+/// Records are handed over after this time, or once this many bytes wait.
+const RECORD_DELAY: Duration = Duration::from_millis(10);
+const RECORD_BATCH: usize = 64 * 1024;
+/// How often the heart beats and idle pipes are closed.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What the control plane asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Take a new generation.
+    Install(Generation),
+    /// Take what waits, close the listening sockets, and end once no session is open.
+    Leave,
+    /// End sessions.
+    End(Matching, CloseReason),
+    /// Describe open sessions.
+    List(oneshot::Sender<Vec<serde_json::Value>>),
+}
+
+/// Which sessions are meant.
+#[derive(Debug)]
+pub enum Matching {
+    /// All of them.
+    All,
+    /// Those of one backend.
+    Backend(Arc<Backend>),
+}
+
+/// A snapshot and the sockets to listen on.
+#[derive(Debug)]
+pub struct Generation {
+    /// Routes and pools.
+    pub snapshot: Arc<Snapshot>,
+    /// Every address of every listener; those not in it are closed.
+    pub listening: Vec<Listening>,
+}
+
+/// One address of one listener.
+#[derive(Debug)]
+pub struct Listening {
+    /// The address as configured: the identity of the socket over reloads.
+    pub bind: SocketAddr,
+    /// Position of the listener.
+    pub listener: usize,
+    /// A new socket; `None` where the worker has one.
+    pub socket: Option<Socket>,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// Where commands go.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// Its thread.
+    pub thread: JoinHandle<()>,
+}
+
+/// The state of one worker, on its own thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Number, from 0.
+    pub id: usize,
+    /// State of the whole process.
+    pub shared: Arc<Shared>,
+    /// Open sessions.
+    pub sessions: Sessions,
+    /// Where bytes pass through; borrowed only between two polls, never across one.
+    pub buffer: RefCell<Box<[u8]>>,
+    /// Pipes for splicing.
+    pub pipes: Pipes,
+    /// Connections at once over all workers.
+    pub max_connections: Cell<u32>,
+    /// How records look.
+    pub log: Log,
+    records: RefCell<Vec<u8>>,
+    records_waiting: Notify,
+    random: Cell<u64>,
+    next_session: Cell<u64>,
+}
+
+/// Starts a worker on `cpu`. `seed` is a random number of the process.
+///
+/// # Errors
+/// When the thread or its runtime cannot be started.
+pub fn spawn(id: usize, cpu: Option<usize>, shared: Arc<Shared>, log: Log, seed: u64) -> io::Result<WorkerHandle> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (started, outcome) = std::sync::mpsc::sync_channel(1);
+    // A runtime cannot move between threads, so it is built on its own and the outcome reported.
+    let body = move || {
+        if let Some(cpu) = cpu {
+            limits::pin_thread(cpu);
+        }
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                drop(started.send(Ok(())));
+                runtime.block_on(run(Rc::new(Worker::new(id, shared, log, seed)), inbox));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    };
+    let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body)?;
+    outcome.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread ended at once")))?;
+    Ok(WorkerHandle { commands, thread })
+}
+
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let background = Rc::clone(&worker);
+    spawn_local(async move { background.sessions.keep_time().await });
+    spawn_local(Rc::clone(&worker).write_records());
+    spawn_local(Rc::clone(&worker).beat());
+    let mut doors: HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Install(generation) => install(&worker, generation, &mut doors),
+            Command::End(matching, reason) => worker.end(&matching, reason),
+            Command::List(answer) => {
+                // Whoever asked may have gone away.
+                let _ = answer.send(worker.list());
+            }
+            Command::Leave => break,
+        }
+    }
+    let closing = doors.drain().map(|(_, (door, task))| {
+        door.close();
+        task
+    });
+    for task in closing.collect::<Vec<_>>() {
+        // The loop ends by itself once its queue is empty.
+        let _ = task.await;
+    }
+    loop {
+        tokio::select! {
+            () = worker.sessions.until_empty() => break,
+            command = inbox.recv() => match command {
+                Some(Command::End(matching, reason)) => worker.end(&matching, reason),
+                Some(Command::List(answer)) => {
+                    let _ = answer.send(worker.list());
+                }
+                Some(Command::Install(_) | Command::Leave) => {}
+                None => worker.end(&Matching::All, CloseReason::Shutdown),
+            },
+        }
+    }
+    worker.hand_over_records();
+}
+
+/// Takes a generation: sockets that stay get their new listener, new ones begin to accept, others are closed.
+fn install(
+    worker: &Rc<Worker>,
+    generation: Generation,
+    doors: &mut HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)>,
+) {
+    worker.max_connections.set(generation.snapshot.config.global.max_connections);
+    let listeners = view::listeners(&generation.snapshot, worker.id);
+    let mut kept = HashMap::new();
+    for Listening { bind, listener, socket } in generation.listening {
+        let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
+        let protocol = view.listener.config.protocol;
+        let door = match (doors.remove(&bind), socket) {
+            (Some((door, task)), _) => {
+                door.listener.replace(view);
+                kept.insert(bind, (Rc::clone(&door), task));
+                door
+            }
+            (None, Some(socket)) => match Door::new(socket, view) {
+                Ok(door) => {
+                    let door = Rc::new(door);
+                    let task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(&door)));
+                    kept.insert(bind, (Rc::clone(&door), task));
+                    door
+                }
+                Err(error) => {
+                    tracing::error!(%bind, %error, "cannot register the listening socket");
+                    continue;
+                }
+            },
+            (None, None) => continue,
+        };
+        let first = if protocol == Protocol::Tls { FirstSpeaker::Client } else { FirstSpeaker::Server };
+        // Without the option a connection is accepted a little earlier than needed.
+        let _ = set_first_speaker(door.socket(), first);
+    }
+    for (door, _) in doors.values() {
+        door.close();
+    }
+    *doors = kept;
+}
+
+impl Worker {
+    fn new(id: usize, shared: Arc<Shared>, log: Log, seed: u64) -> Self {
+        Self {
+            id,
+            sessions: Sessions::new(),
+            buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
+            pipes: Pipes::new(Arc::clone(&shared), id),
+            max_connections: Cell::new(0),
+            log,
+            records: RefCell::default(),
+            records_waiting: Notify::new(),
+            random: Cell::new(next_random(seed ^ id as u64)),
+            // 16 random bits of the process, 8 of the worker, 40 to count with.
+            next_session: Cell::new((seed & 0xffff) << 48 | (id as u64 & 0xff) << 40),
+            shared,
+        }
+    }
+
+    /// This worker's own counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.shared.workers[self.id]
+    }
+
+    /// A random number; good for balancing, not for secrets.
+    pub fn random(&self) -> u64 {
+        let number = next_random(self.random.get());
+        self.random.set(number);
+        number
+    }
+
+    /// The next session's id.
+    pub fn next_session_id(&self) -> u64 {
+        let id = self.next_session.get() + 1;
+        self.next_session.set(id);
+        id
+    }
+
+    fn list(&self) -> Vec<serde_json::Value> {
+        let mut list = Vec::with_capacity(self.sessions.count());
+        self.sessions.for_each(|session| list.push(session.describe()));
+        list
+    }
+
+    fn end(&self, matching: &Matching, reason: CloseReason) {
+        self.sessions.for_each(|session| {
+            let facts = session.facts.borrow();
+            let backend = facts.seat.as_ref().map(|seat| &seat.backend().backend);
+            let meant = match matching {
+                Matching::All => true,
+                Matching::Backend(wanted) => backend.is_some_and(|backend| Arc::ptr_eq(backend, wanted)),
+            };
+            drop(facts);
+            if meant {
+                session.order(reason);
+            }
+        });
+    }
+
+    /// Appends a record line that `write` formats.
+    pub fn record(&self, write: impl FnOnce(&mut Vec<u8>, LogFormat)) {
+        let mut records = self.records.borrow_mut();
+        let was_empty = records.is_empty();
+        write(&mut records, self.log.format);
+        let full = records.len() >= RECORD_BATCH;
+        drop(records);
+        if full {
+            self.hand_over_records();
+        } else if was_empty {
+            self.records_waiting.notify_one();
+        }
+    }
+
+    /// Whether records are written for this kind of event.
+    pub fn records_starts(&self) -> bool {
+        self.log.sessions == LogSessions::Both
+    }
+
+    /// Whether records are written at all.
+    pub fn records_ends(&self) -> bool {
+        self.log.sessions != LogSessions::Off
+    }
+
+    fn hand_over_records(&self) {
+        let lines = std::mem::take(&mut *self.records.borrow_mut());
+        if !lines.is_empty() {
+            self.shared.log.send(lines);
+        }
+    }
+
+    async fn write_records(self: Rc<Self>) {
+        loop {
+            self.records_waiting.notified().await;
+            tokio::time::sleep(RECORD_DELAY).await;
+            self.hand_over_records();
+        }
+    }
+
+    /// Beats, for the watchdog, and closes pipes that were needed once.
+    async fn beat(self: Rc<Self>) {
+        loop {
+            self.counters().heartbeats.add(1);
+            if self.counters().pipes_in_use.load(Ordering::Relaxed) == 0 {
+                self.pipes.trim();
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! One backend while the process runs. It survives reloads by pool, name and address, with counts, health and overrides.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tokio::sync::Notify;
+
+use super::counters::{BackendShard, ConnectError, Padded};
+use crate::decide::health::Health;
+
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Nothing: health decides.
+    Ready,
+    /// No new connections; sessions run on.
+    Draining,
+    /// No new connections.
+    Disabled,
+}
+
+/// Health and operator's word together: what the data plane and people see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Standing {
+    /// No check; takes connections.
+    Unchecked,
+    /// Takes connections.
+    Up,
+    /// Takes none: the check failed, or has not answered yet.
+    Down,
+    /// Takes none by an operator's word; sessions run on.
+    Draining,
+    /// Takes none by an operator's word.
+    Disabled,
+}
+
+impl Standing {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Unchecked, Self::Up, Self::Down, Self::Draining, Self::Disabled];
+
+    /// Name as it stands in the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    const fn of(health: Health, admin: Admin) -> Self {
+        match (admin, health) {
+            (Admin::Draining, _) => Self::Draining,
+            (Admin::Disabled, _) => Self::Disabled,
+            (Admin::Ready, Health::Unchecked) => Self::Unchecked,
+            (Admin::Ready, Health::Up) => Self::Up,
+            (Admin::Ready, Health::Down | Health::Unknown) => Self::Down,
+        }
+    }
+}
+
+/// The last check, for people.
+#[derive(Clone, Debug, Default)]
+pub struct CheckReport {
+    /// Whether it succeeded; `None` before the first.
+    pub ok: Option<bool>,
+    /// Why it failed, in a word.
+    pub reason: &'static str,
+    /// What happened, in a sentence.
+    pub detail: String,
+    /// How long it took.
+    pub took: Duration,
+    /// When it ended.
+    pub at: Option<jiff::Timestamp>,
+    /// When the next begins.
+    pub next_at: Option<jiff::Timestamp>,
+}
+
+/// An operator's word and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Override {
+    /// What was said.
+    pub admin: Admin,
+    /// By which user.
+    pub by_uid: u32,
+    /// When.
+    pub since: jiff::Timestamp,
+}
+
+/// What the control plane knows of a backend.
+#[derive(Clone, Debug)]
+pub struct Vitals {
+    /// Health by checks and live failures.
+    pub health: Health,
+    /// The operator's word, if any.
+    pub override_: Option<Override>,
+    /// When the standing last changed.
+    pub since: jiff::Timestamp,
+    /// The last check.
+    pub check: CheckReport,
+    /// Checks that succeeded.
+    pub checks_ok: u64,
+    /// Checks that failed.
+    pub checks_failed: u64,
+}
+
+/// Times of one worker, in microseconds, two significant digits.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// From the first SYN to an established connection.
+    pub connect: Histogram<u32>,
+    /// From accept to the end.
+    pub session: Histogram<u32>,
+    /// From the hello's departure to the backend's first byte.
+    pub first_byte: Histogram<u32>,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        // Two digits are within the limits of the crate, and a resizing histogram starts small.
+        let histogram = || Histogram::new(2).unwrap_or_else(|_| unreachable!("two digits are valid"));
+        Self { connect: histogram(), session: histogram(), first_byte: histogram() }
+    }
+}
+
+impl Timings {
+    /// Records the times of one session.
+    pub fn add(&mut self, session: Duration, connect: Option<Duration>, first_byte: Option<Duration>) {
+        for (histogram, time) in
+            [(&mut self.session, Some(session)), (&mut self.connect, connect), (&mut self.first_byte, first_byte)]
+        {
+            if let Some(time) = time {
+                // Cannot fail: the histogram resizes itself.
+                let _ = histogram.record(time.as_micros() as u64);
+            }
+        }
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (own, theirs) in [
+            (&mut self.connect, &other.connect),
+            (&mut self.session, &other.session),
+            (&mut self.first_byte, &other.first_byte),
+        ] {
+            // Adding can only fail where resizing is off.
+            let _ = own.add(theirs);
+        }
+    }
+}
+
+/// A backend's live state.
+#[derive(Debug)]
+pub struct Backend {
+    /// Name of its pool.
+    pub pool: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections from the pick on; exact over all workers.
+    pub active: Padded<AtomicU32>,
+    standing: AtomicU8,
+    /// Failed connects of live traffic in a row.
+    pub live_failures: AtomicU32,
+    /// Rung when `live_failures` grows.
+    pub failed: Notify,
+    vitals: Mutex<Vitals>,
+    /// Counters per worker.
+    pub shards: Box<[Padded<BackendShard>]>,
+    timings: Box<[Mutex<Option<Box<Timings>>>]>,
+}
+
+impl Backend {
+    /// A backend of which nothing is known but whether it has a check.
+    pub fn new(pool: Arc<str>, name: Arc<str>, address: SocketAddr, health: Health, workers: usize) -> Self {
+        Self {
+            pool,
+            name,
+            address,
+            active: Padded::default(),
+            standing: AtomicU8::new(Standing::of(health, Admin::Ready) as u8),
+            live_failures: AtomicU32::new(0),
+            failed: Notify::new(),
+            vitals: Mutex::new(Vitals {
+                health,
+                override_: None,
+                since: jiff::Timestamp::now(),
+                check: CheckReport::default(),
+                checks_ok: 0,
+                checks_failed: 0,
+            }),
+            shards: (0..workers).map(|_| Padded::default()).collect(),
+            timings: (0..workers).map(|_| Mutex::new(None)).collect(),
+        }
+    }
+
+    /// Health and operator's word together.
+    pub fn standing(&self) -> Standing {
+        let byte = self.standing.load(Ordering::Relaxed);
+        Standing::ALL.into_iter().find(|standing| *standing as u8 == byte).unwrap_or(Standing::Down)
+    }
+
+    /// Connections now counted, or `None` when the backend takes no new ones: what the balancer asks.
+    pub fn load(&self) -> Option<u32> {
+        let takes = self.standing.load(Ordering::Relaxed) <= Standing::Up as u8;
+        takes.then(|| self.active.load(Ordering::Relaxed))
+    }
+
+    /// A copy of what the control plane knows.
+    pub fn vitals(&self) -> Vitals {
+        self.lock_vitals().clone()
+    }
+
+    /// Changes what the control plane knows, and the standing with it. Returns (old, new) when that changed.
+    pub fn change(&self, change: impl FnOnce(&mut Vitals)) -> Option<(Standing, Standing)> {
+        let mut vitals = self.lock_vitals();
+        let old = self.standing();
+        change(&mut vitals);
+        let new = Standing::of(vitals.health, vitals.override_.map_or(Admin::Ready, |said| said.admin));
+        if old == new {
+            return None;
+        }
+        vitals.since = jiff::Timestamp::now();
+        self.standing.store(new as u8, Ordering::Relaxed);
+        Some((old, new))
+    }
+
+    fn lock_vitals(&self) -> MutexGuard<'_, Vitals> {
+        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records times of one worker; the lock is shared with readers only.
+    pub fn time(&self, worker: usize, record: impl FnOnce(&mut Timings)) {
+        let mut slot = self.timings[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        record(slot.get_or_insert_default());
+    }
+
+    /// Times of all workers.
+    pub fn timings(&self) -> Timings {
+        let mut sum = Timings::default();
+        for slot in &self.timings {
+            if let Some(timings) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
+                sum.merge(timings);
+            }
+        }
+        sum
+    }
+
+    /// Sum of one counter over workers.
+    pub fn sum(&self, counter: impl Fn(&BackendShard) -> u64) -> u64 {
+        self.shards.iter().map(|shard| counter(shard)).sum()
+    }
+
+    /// Failed attempts for one reason.
+    pub fn connect_errors(&self, reason: ConnectError) -> u64 {
+        self.sum(|shard| shard.connect_errors[reason as usize].get())
+    }
+}

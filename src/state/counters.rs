@@ -1,0 +1,237 @@
+//! Counters and histograms. Each has one writer, its worker, so adding costs no locked instruction; readers on the
+//! control plane sum over workers.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::decide::close::CloseReason;
+
+/// Keeps a value on cache lines of its own; 128 bytes, because CPUs fetch lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Padded<T>(pub T);
+
+impl<T> Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A counter with a single writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call it.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    /// Present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Histogram with fixed bounds and a single writer.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    bounds: &'static [f64; N],
+    /// One per bound, the last for what is above all of them.
+    counts: [Counter; N],
+    above: Counter,
+    /// Sum in millionths of the unit.
+    sum_micro: Counter,
+}
+
+impl<const N: usize> Histogram<N> {
+    /// An empty histogram with upper bounds in ascending order.
+    pub fn new(bounds: &'static [f64; N]) -> Self {
+        Self {
+            bounds,
+            counts: std::array::from_fn(|_| Counter::default()),
+            above: Counter::default(),
+            sum_micro: Counter::default(),
+        }
+    }
+
+    /// Counts one value.
+    pub fn observe(&self, value: f64) {
+        let place = self.bounds.partition_point(|bound| *bound < value);
+        self.counts.get(place).unwrap_or(&self.above).add(1);
+        self.sum_micro.add((value * 1e6) as u64);
+    }
+
+    /// Adds this histogram to sums: (sum, count, count per bound).
+    pub fn add_to(&self, sum: &mut f64, count: &mut u64, buckets: &mut [(f64, u64)]) {
+        *sum += self.sum_micro.get() as f64 / 1e6;
+        *count += self.above.get();
+        for ((bound, total), (own_bound, own)) in buckets.iter_mut().zip(self.bounds.iter().zip(&self.counts)) {
+            *bound = *own_bound;
+            *total += own.get();
+            *count += own.get();
+        }
+    }
+}
+
+/// Bounds in seconds for the time to a whole hello.
+pub const HELLO_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Bounds in bytes for hellos: around the sizes that real clients send (one segment, post-quantum, large tickets).
+pub const HELLO_BYTES: [f64; 9] = [256.0, 512.0, 1024.0, 1448.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0];
+
+/// One worker's counters of a listener.
+#[derive(Debug)]
+pub struct ListenerShard {
+    /// Accepted connections.
+    pub total: Counter,
+    /// Open connections: opened here minus closed here.
+    pub active: AtomicI64,
+    /// Connections refused, by reason.
+    pub rejected: [Counter; CloseReason::COUNT],
+    /// Hellos that were whole and valid.
+    pub hello_ok: Counter,
+    /// Hellos that were refused or did not come, by reason.
+    pub hello_failed: [Counter; CloseReason::COUNT],
+    /// Time to a whole hello.
+    pub hello_seconds: Histogram<10>,
+    /// Bytes of whole hellos.
+    pub hello_bytes: Histogram<9>,
+}
+
+impl Default for ListenerShard {
+    fn default() -> Self {
+        Self {
+            total: Counter::default(),
+            active: AtomicI64::new(0),
+            rejected: std::array::from_fn(|_| Counter::default()),
+            hello_ok: Counter::default(),
+            hello_failed: std::array::from_fn(|_| Counter::default()),
+            hello_seconds: Histogram::new(&HELLO_SECONDS),
+            hello_bytes: Histogram::new(&HELLO_BYTES),
+        }
+    }
+}
+
+/// A listener's counters; they survive a reload by name.
+#[derive(Debug)]
+pub struct ListenerState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Counters per worker.
+    pub shards: Box<[Padded<ListenerShard>]>,
+}
+
+impl ListenerState {
+    /// Zeroed counters.
+    pub fn new(name: Arc<str>, workers: usize) -> Self {
+        Self { name, shards: (0..workers).map(|_| Padded::default()).collect() }
+    }
+
+    /// Open connections.
+    pub fn active(&self) -> i64 {
+        self.shards.iter().map(|shard| shard.active.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// One worker's counters of a pool.
+#[derive(Debug)]
+pub struct PoolShard {
+    /// Connections sent to the pool.
+    pub total: Counter,
+    /// Connections that found no backend.
+    pub unavailable: Counter,
+    /// Ended connections, by reason.
+    pub closed: [Counter; CloseReason::COUNT],
+}
+
+impl Default for PoolShard {
+    fn default() -> Self {
+        Self {
+            total: Counter::default(),
+            unavailable: Counter::default(),
+            closed: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+/// A pool's counters; they survive a reload by name.
+#[derive(Debug)]
+pub struct PoolState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Counters per worker.
+    pub shards: Box<[Padded<PoolShard>]>,
+}
+
+impl PoolState {
+    /// Zeroed counters.
+    pub fn new(name: Arc<str>, workers: usize) -> Self {
+        Self { name, shards: (0..workers).map(|_| Padded::default()).collect() }
+    }
+}
+
+/// Why a connection to a backend failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// Refused.
+    Refused,
+    /// Not answered in time.
+    Timeout,
+    /// No way there.
+    Unreachable,
+    /// Reset, or another error of the network.
+    Other,
+    /// No local port, descriptor or memory; says nothing of the backend.
+    Local,
+}
+
+impl ConnectError {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Other, Self::Local];
+
+    /// Name as it stands in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// One worker's counters of a backend.
+#[derive(Debug, Default)]
+pub struct BackendShard {
+    /// Established connections.
+    pub total: Counter,
+    /// Failed attempts, in the order of [`ConnectError::ALL`].
+    pub connect_errors: [Counter; ConnectError::ALL.len()],
+    /// Bytes from clients.
+    pub bytes_up: Counter,
+    /// Bytes to clients.
+    pub bytes_down: Counter,
+}
+
+/// Counters of one worker that belong to nothing else.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Open connections of the worker.
+    pub connections: AtomicI64,
+    /// Bytes moved: copied up, copied down, spliced up, spliced down.
+    pub relayed: [Counter; 4],
+    /// Turns from splice to copy because no pipe could be had.
+    pub pipe_fallbacks: Counter,
+    /// Pipes in use.
+    pub pipes_in_use: AtomicI64,
+    /// Errors of accept(2): descriptors or memory ran out.
+    pub accept_exhausted: Counter,
+    /// Errors of accept(2): the connection failed.
+    pub accept_failed: Counter,
+    /// Ticks of the worker's heart, for the watchdog.
+    pub heartbeats: Counter,
+}

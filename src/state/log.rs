@@ -1,0 +1,52 @@
+//! The way of a line into the log: batches through a bounded queue to one writer. A full queue drops, counts, and
+//! never blocks a worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+/// What the writer gets.
+#[derive(Debug)]
+pub enum LogMessage {
+    /// Whole lines.
+    Lines(Vec<u8>),
+    /// Open the file anew.
+    Reopen,
+    /// Everything before this is to be written; the answer says that it was.
+    Flush(SyncSender<()>),
+}
+
+/// A handle to the writer.
+#[derive(Clone, Debug)]
+pub struct LogSink {
+    queue: SyncSender<LogMessage>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LogSink {
+    /// A handle that puts batches into `queue`.
+    pub fn new(queue: SyncSender<LogMessage>) -> Self {
+        Self { queue, dropped: Arc::default() }
+    }
+
+    /// Hands over whole lines. Drops them when the queue is full, and counts the lines.
+    pub fn send(&self, lines: Vec<u8>) {
+        if let Err(TrySendError::Full(LogMessage::Lines(lost)) | TrySendError::Disconnected(LogMessage::Lines(lost))) =
+            self.queue.try_send(LogMessage::Lines(lines))
+        {
+            let count = lost.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends a message that must arrive; may block, so never on a worker.
+    pub fn send_blocking(&self, message: LogMessage) {
+        // A writer that is gone has nothing left to say it to.
+        let _ = self.queue.send(message);
+    }
+
+    /// Lines dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}

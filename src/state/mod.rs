@@ -1,0 +1,127 @@
+//! What both planes share: the snapshot in force, live state of backends and pools, counters per worker, the phase.
+//! Workers read it and write their own counters; the control plane writes the rest. It decides nothing.
+
+mod backend;
+mod counters;
+mod explain;
+mod log;
+mod snapshot;
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde::Serialize;
+
+pub use backend::{Admin, Backend, CheckReport, Override, Standing, Timings, Vitals};
+pub use counters::{
+    BackendShard, ConnectError, Counter, Histogram, ListenerShard, ListenerState, Padded, PoolShard, PoolState,
+    WorkerCounters,
+};
+pub use explain::{Explanation, RouteQuery, explain};
+pub use log::{LogMessage, LogSink};
+pub use snapshot::{Listener, Pool, Routed, Snapshot};
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not every listener is bound, or not every backend was asked.
+    Starting,
+    /// Accepting.
+    Running,
+    /// `/readyz` says no, listeners still accept.
+    Leaving,
+    /// Listeners are closed, sessions run out.
+    Draining,
+}
+
+impl Phase {
+    /// Name as it stands in the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// State of the whole process.
+#[derive(Debug)]
+pub struct Shared {
+    /// When the process started.
+    pub started: jiff::Timestamp,
+    /// Connections at once, over all workers and listeners.
+    pub active: Padded<AtomicU32>,
+    /// Counters of each worker.
+    pub workers: Box<[Padded<WorkerCounters>]>,
+    /// The log.
+    pub log: LogSink,
+    /// How reloads went.
+    pub reloads: Mutex<Reloads>,
+    phase: AtomicU8,
+    snapshot: RwLock<Option<Arc<Snapshot>>>,
+}
+
+/// How reloads went.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    /// Reloads that took effect.
+    pub succeeded: u64,
+    /// Reloads that changed nothing because of an error.
+    pub failed: u64,
+    /// The last one.
+    pub last: Option<ReloadReport>,
+}
+
+/// One reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReloadReport {
+    /// Whether it took effect.
+    pub ok: bool,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// What it did, or why it changed nothing.
+    pub message: String,
+}
+
+impl Shared {
+    /// State of a process with `workers` worker threads.
+    pub fn new(workers: usize, log: LogSink) -> Self {
+        Self {
+            started: jiff::Timestamp::now(),
+            active: Padded::default(),
+            workers: (0..workers).map(|_| Padded::default()).collect(),
+            log,
+            reloads: Mutex::default(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            snapshot: RwLock::default(),
+        }
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Running,
+            2 => Phase::Leaving,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// The snapshot in force, for the control plane; workers have their own views. `None` only while starting.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a snapshot in force.
+    pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    /// Sets what the process is doing.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+}

@@ -1,0 +1,169 @@
+//! One immutable generation of routes and pools. A reload builds the next one whole, carries over what stays, and
+//! swaps; a session reads the one it began with.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::counters::{ListenerState, PoolState};
+use crate::config::{self, Config, PoolId, Reject, RouteTarget};
+use crate::decide::balance::{Balancer, Member, TableError};
+use crate::decide::health::Health;
+use crate::decide::route::{Miss, Question, RouteTable, RuleId};
+
+/// A listener of one generation.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its configuration.
+    pub config: config::Listener,
+    /// Its rules, indexed.
+    pub routes: RouteTable,
+    /// Its counters.
+    pub state: Arc<ListenerState>,
+}
+
+/// Where the rules of a listener send a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// A rule sends it to a pool.
+    ByRule(RuleId, PoolId),
+    /// No rule takes it; the listener's own pool does.
+    ByDefault(PoolId),
+    /// A rule rejects it like this.
+    Rejected(RuleId, Reject),
+    /// No rule takes it, and the listener has no pool of its own.
+    Missed(Miss),
+}
+
+impl Listener {
+    /// Routes a connection.
+    pub fn route(&self, question: &Question<'_>) -> Routed {
+        match (self.routes.find(question), self.config.pool) {
+            (Ok(rule), _) => match self.config.routes[rule as usize].target {
+                RouteTarget::Pool(pool) => Routed::ByRule(rule, pool),
+                RouteTarget::Reject(reject) => Routed::Rejected(rule, reject),
+            },
+            (Err(_), Some(pool)) => Routed::ByDefault(pool),
+            (Err(miss), None) => Routed::Missed(miss),
+        }
+    }
+
+    /// Where a rule stands, as `file:line`.
+    pub fn origin(&self, rule: RuleId) -> &str {
+        &self.config.routes[rule as usize].origin
+    }
+}
+
+/// A pool of one generation.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its configuration.
+    pub config: config::Pool,
+    /// Its tables.
+    pub balancer: Balancer,
+    /// Backends in the order of the configuration.
+    pub backends: Vec<Arc<Backend>>,
+    /// Its counters.
+    pub state: Arc<PoolState>,
+}
+
+/// One generation.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// 1 at start, one more with every reload.
+    pub generation: u64,
+    /// The configuration that it came from.
+    pub config: Arc<Config>,
+    /// Listeners in the order of the configuration.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Pools in the order of [`Config::pools`].
+    pub pools: Vec<Arc<Pool>>,
+}
+
+impl Snapshot {
+    /// Builds a generation; listeners, pools and backends that `previous` has too keep their state.
+    ///
+    /// # Errors
+    /// When a pool is too large for its method, which the check of the configuration excludes.
+    pub fn build(config: Arc<Config>, previous: Option<&Self>, workers: usize) -> Result<Self, TableError> {
+        let mut kept = Kept::of(previous);
+        let pools: Result<Vec<_>, _> = config.pools.iter().map(|pool| kept.pool(pool, workers).map(Arc::new)).collect();
+        let listeners = config.listeners.iter().map(|listener| Arc::new(kept.listener(listener, workers))).collect();
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        Ok(Self { generation, config, listeners, pools: pools? })
+    }
+
+    /// The listener called `name`.
+    pub fn listener_named(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| *listener.config.name == *name)
+    }
+
+    /// Backends with their pools.
+    pub fn backends(&self) -> impl Iterator<Item = (&Arc<Pool>, &Arc<Backend>)> {
+        self.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)))
+    }
+
+    /// The backend called `POOL/BACKEND`.
+    pub fn backend_named(&self, path: &str) -> Option<&Arc<Backend>> {
+        let (pool, name) = path.split_once('/')?;
+        self.backends().map(|(_, backend)| backend).find(|backend| *backend.pool == *pool && *backend.name == *name)
+    }
+}
+
+/// State of the previous generation, by identity.
+struct Kept {
+    listeners: HashMap<Arc<str>, Arc<ListenerState>>,
+    pools: HashMap<Arc<str>, Arc<PoolState>>,
+    backends: HashMap<(Arc<str>, Arc<str>, SocketAddr), Arc<Backend>>,
+}
+
+impl Kept {
+    fn of(previous: Option<&Snapshot>) -> Self {
+        let listeners = previous.into_iter().flat_map(|snapshot| &snapshot.listeners);
+        let pools = previous.into_iter().flat_map(|snapshot| &snapshot.pools);
+        let backends = previous.into_iter().flat_map(Snapshot::backends);
+        let identity = |backend: &Arc<Backend>| (Arc::clone(&backend.pool), Arc::clone(&backend.name), backend.address);
+        Self {
+            listeners: listeners.map(|l| (Arc::clone(&l.config.name), Arc::clone(&l.state))).collect(),
+            pools: pools.map(|p| (Arc::clone(&p.config.name), Arc::clone(&p.state))).collect(),
+            backends: backends.map(|(_, backend)| (identity(backend), Arc::clone(backend))).collect(),
+        }
+    }
+
+    fn listener(&mut self, config: &config::Listener, workers: usize) -> Listener {
+        let state = self.listeners.remove(&config.name);
+        let state = state.unwrap_or_else(|| Arc::new(ListenerState::new(Arc::clone(&config.name), workers)));
+        let routes = RouteTable::new(config.routes.iter().map(|route| route.conditions.clone()).collect());
+        Listener { config: config.clone(), routes, state }
+    }
+
+    fn pool(&mut self, config: &config::Pool, workers: usize) -> Result<Pool, TableError> {
+        let state = self.pools.remove(&config.name);
+        let state = state.unwrap_or_else(|| Arc::new(PoolState::new(Arc::clone(&config.name), workers)));
+        let fresh = if config.health.is_some() { Health::Unknown } else { Health::Unchecked };
+        let backends = config.backends.iter().map(|backend| {
+            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), backend.address);
+            let Some(kept) = self.backends.remove(&identity) else {
+                let (pool, name, address) = identity;
+                return Arc::new(Backend::new(pool, name, address, fresh, workers));
+            };
+            kept.change(|vitals| {
+                // A check that was switched on or off starts from what is known: an unchecked backend served.
+                vitals.health = match (fresh, vitals.health) {
+                    (Health::Unchecked, _) => Health::Unchecked,
+                    (_, Health::Unchecked) => Health::Up,
+                    (_, known) => known,
+                };
+            });
+            kept
+        });
+        let backends: Vec<Arc<Backend>> = backends.collect();
+        let members: Vec<Member> = config
+            .backends
+            .iter()
+            .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
+            .collect();
+        Ok(Pool { config: config.clone(), balancer: Balancer::new(config.method, &members)?, backends, state })
+    }
+}

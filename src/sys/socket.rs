@@ -1,0 +1,157 @@
+//! TCP sockets: listening, accepting, connecting, closing, each with the options that the data path wants.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// First keepalive probe; after it 6 more, 10 s apart. Chosen: firewalls forget idle connections after minutes,
+/// Linux would wait for two hours.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
+
+/// Longest accept queue asked for; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// Who speaks first on a connection that a listener accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstSpeaker {
+    /// The client: connections are accepted once bytes are there.
+    Client,
+    /// The server, or nobody knows.
+    Server,
+}
+
+/// Opens a listening socket that shares its port with the other workers' sockets (`SO_REUSEPORT`).
+/// Accepted sockets inherit no-delay and keepalive. IPv6 sockets take no IPv4.
+pub fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Sets `TCP_DEFER_ACCEPT` as fits who speaks first: with one second, a silent client is accepted after its
+/// first retransmitted SYN-ACK, so the hello's deadline still runs in user space.
+pub fn set_first_speaker(listener: &Socket, first: FirstSpeaker) -> io::Result<()> {
+    let seconds: libc::c_int = match first {
+        FirstSpeaker::Client => 1,
+        FirstSpeaker::Server => 0,
+    };
+    set_option(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Sets an integer option that neither socket2 nor nix has.
+#[allow(unsafe_code)]
+fn set_option(socket: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointer is to a live integer of the length given; the kernel only reads it.
+    let result = unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Fails when somebody else listens on `address`: with `SO_REUSEPORT` a second daemon of the same user would
+/// silently share the port instead. Binds without it for a moment, which only a free port allows.
+pub fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Ports of sessions that are closing are no obstacle.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
+/// Registers a listening socket with the runtime of this thread.
+#[allow(unsafe_code)]
+pub fn watch_listener(listener: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a socket2 socket owns its descriptor until it is dropped and always returns the same one.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Accepts one connection, non-blocking and closed on exec, in one call.
+pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+    let (socket, address) = listener.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
+    Ok((socket, inet(&address)?))
+}
+
+/// Local address of a socket.
+pub fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    inet(&socket.local_addr()?)
+}
+
+fn inet(address: &SockAddr) -> io::Result<SocketAddr> {
+    address.as_socket().ok_or_else(|| io::Error::from(ErrorKind::AddrNotAvailable))
+}
+
+/// Starts a connection; it is usually not established when this returns.
+pub fn start_connect(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Turns keepalive on; left out at first, so that short connections do not pay for it.
+pub fn keep_alive(socket: impl std::os::fd::AsFd) -> io::Result<()> {
+    socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// Makes the coming close a reset.
+pub fn reset_on_close(socket: impl std::os::fd::AsFd) {
+    // Without the option the peer sees an ordinary end; there is nobody to tell.
+    let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
+/// What an error of `accept(2)` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// No connection waits.
+    Empty,
+    /// The connection itself failed; the next may be fine.
+    Connection,
+    /// Descriptors or memory ran out: wait and try again.
+    Exhausted,
+    /// The listening socket is broken.
+    Fatal,
+}
+
+/// Sorts errors of `accept(2)` as its manual page advises.
+pub fn sort_accept_error(error: &io::Error) -> AcceptError {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::EAGAIN => AcceptError::Empty,
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => AcceptError::Exhausted,
+        Errno::EBADF | Errno::EFAULT | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP => AcceptError::Fatal,
+        _ => AcceptError::Connection,
+    }
+}
+
+/// Name of an error number, such as `EMFILE`, for metrics and messages.
+pub fn errno_name(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| "none".to_owned(), |raw| format!("{:?}", Errno::from_raw(raw)))
+}
+
+/// Whether the way to an address is missing, rather than somebody there refusing.
+pub fn is_unreachable(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    matches!(errno, Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::ENETDOWN | Errno::EACCES)
+}
