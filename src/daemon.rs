@@ -74,10 +74,11 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
         let snapshot = Snapshot::build(Arc::new(config), None, workers);
         let snapshot = Arc::new(snapshot.map_err(|error| StartError::Pool(error.to_string()))?);
         let mut plane = Workers::new(workers);
-        plane.bind(&snapshot).map_err(StartError::Bind)?;
+        plane.prepare(&snapshot).map_err(StartError::Bind)?;
         plane.start(&cpus, &shared, &snapshot).map_err(StartError::System)?;
         let plane = Box::new(plane);
-        control::run(shared, source, snapshot, plane, status, metrics).await.map_err(StartError::Bind)
+        control::run(shared, source, snapshot, plane, status, metrics).await;
+        Ok(())
     })
 }
 
@@ -99,13 +100,13 @@ struct Workers {
     count: usize,
     /// Addresses that are bound.
     bound: HashSet<SocketAddr>,
-    /// Sockets bound before the first installation, per worker.
-    early: Vec<Vec<(SocketAddr, socket2::Socket)>>,
+    /// New sockets, per worker, until they are installed.
+    prepared: Vec<Vec<(SocketAddr, socket2::Socket)>>,
 }
 
 impl Workers {
     fn new(count: usize) -> Self {
-        Self { handles: Vec::new(), count, bound: HashSet::new(), early: Vec::new() }
+        Self { handles: Vec::new(), count, bound: HashSet::new(), prepared: Vec::new() }
     }
 
     fn start(&mut self, cpus: &[usize], shared: &Arc<Shared>, snapshot: &Snapshot) -> io::Result<()> {
@@ -119,9 +120,16 @@ impl Workers {
         }
         Ok(())
     }
+}
 
-    /// Binds every address of `snapshot` that is not bound, once per worker.
-    fn bind(&mut self, snapshot: &Snapshot) -> Result<(), BindError> {
+/// Every address of every listener, with the listener's position.
+fn addresses(snapshot: &Snapshot) -> Vec<(usize, SocketAddr)> {
+    let listeners = snapshot.listeners.iter().enumerate();
+    listeners.flat_map(|(id, listener)| listener.config.bind.iter().map(move |bind| (id, *bind))).collect()
+}
+
+impl DataPlane for Workers {
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError> {
         let mut fresh: Vec<Vec<(SocketAddr, socket2::Socket)>> = (0..self.count).map(|_| Vec::new()).collect();
         let wanted = addresses(snapshot);
         for (listener, address) in wanted.iter().filter(|(_, address)| !self.bound.contains(address)) {
@@ -139,24 +147,13 @@ impl Workers {
                 sockets.push((*address, socket));
             }
         }
-        self.early = fresh;
+        self.prepared = fresh;
         Ok(())
     }
-}
 
-/// Every address of every listener, with the listener's position.
-fn addresses(snapshot: &Snapshot) -> Vec<(usize, SocketAddr)> {
-    let listeners = snapshot.listeners.iter().enumerate();
-    listeners.flat_map(|(id, listener)| listener.config.bind.iter().map(move |bind| (id, *bind))).collect()
-}
-
-impl DataPlane for Workers {
-    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), BindError> {
-        if self.early.is_empty() {
-            self.bind(snapshot)?;
-        }
+    fn install(&mut self, snapshot: &Arc<Snapshot>) {
         let wanted = addresses(snapshot);
-        for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.early)) {
+        for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
             let listening = wanted.iter().map(|(listener, bind)| {
                 let place = sockets.iter().position(|(address, _)| address == bind);
                 Listening { bind: *bind, listener: *listener, socket: place.map(|place| sockets.swap_remove(place).1) }
@@ -166,7 +163,6 @@ impl DataPlane for Workers {
             let _ = handle.commands.send(Command::Install(Generation { snapshot: Arc::clone(snapshot), listening }));
         }
         self.bound = wanted.into_iter().map(|(_, bind)| bind).collect();
-        Ok(())
     }
 
     fn leave(&mut self) {

@@ -116,7 +116,7 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
         }
         "reload" => {
             tracing::info!(uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator asked for a reload");
-            let report = reload::reload(control);
+            let report = reload::reload(control).await;
             if report.ok { Ok(json!(report)) } else { Err(Failure::new("reload_failed", report.message)) }
         }
         "drain" => set_admin(control, params, Admin::Draining, peer),

@@ -15,12 +15,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{BindError, ConfigSource, Control, DataPlane, Handle, StatusSocket, reload};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload};
 use crate::decide::close::CloseReason;
 use crate::state::{LogMessage, Phase, Shared, Snapshot};
-
-/// Longest wait for the first answers of health checks before clients are accepted; they wait in the backlog meanwhile.
-const FIRST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +30,7 @@ pub enum Stop {
     Now,
 }
 
-/// Runs the control plane until the process stops.
-///
-/// # Errors
-/// When a listener cannot be bound.
+/// Runs the control plane until the process stops. `snapshot` must be prepared already.
 pub async fn run(
     shared: Arc<Shared>,
     source: ConfigSource,
@@ -44,7 +38,7 @@ pub async fn run(
     plane: Box<dyn DataPlane>,
     socket: StatusSocket,
     metrics: Option<TcpListener>,
-) -> Result<(), BindError> {
+) {
     let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
     shared.set_snapshot(Arc::clone(&snapshot));
     let control: Handle = Rc::new(Control {
@@ -52,6 +46,7 @@ pub async fn run(
         source,
         plane: RefCell::new(plane),
         probes: RefCell::new(Probes::new()),
+        reloading: tokio::sync::Mutex::new(()),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);
@@ -61,10 +56,9 @@ pub async fn run(
         spawn_local(serve_metrics(Handle::clone(&control), listener));
     }
 
-    let mut answers = probes::apply(&control, &snapshot);
-    // An answer that is late only delays traffic to that backend.
-    let _ = timeout(FIRST_ANSWERS, answers.wait_for(|waiting| *waiting == 0)).await;
-    control.plane.borrow_mut().install(&snapshot)?;
+    // Listeners are bound; clients wait in the backlog until the first checks have answered.
+    probes::apply_and_wait(&control, &snapshot).await;
+    control.plane.borrow_mut().install(&snapshot);
     shared.set_phase(Phase::Running);
     for listener in &snapshot.listeners {
         let (name, bind) = (&*listener.config.name, &listener.config.bind);
@@ -82,7 +76,6 @@ pub async fn run(
     shared.log.send_blocking(LogMessage::Flush(done));
     // A log target that hangs must not keep the process.
     let _ = flushed.recv_timeout(Duration::from_secs(1));
-    Ok(())
 }
 
 fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
@@ -99,11 +92,8 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
         let _ = stops.send(Stop::Unlimited);
     });
     on_signal(SignalKind::hangup(), Handle::clone(control), |control| {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-        let micros = now.map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1000);
-        tell_systemd(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
-        reload::reload(control);
-        tell_systemd(&[NotifyState::Ready]);
+        let control = Handle::clone(control);
+        spawn_local(async move { reload_for_systemd(&control).await });
     });
     on_signal(SignalKind::user_defined1(), Arc::clone(&control.shared), |shared| {
         shared.log.send_blocking(LogMessage::Reopen);
@@ -112,6 +102,15 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
     on_signal(SignalKind::user_defined2(), (), |()| {
         tracing::error!("upgrade (SIGUSR2) is not built yet; the process carries on");
     });
+}
+
+/// Reloads with the notifications that `Type=notify-reload` wants (`sd_notify(3)`).
+async fn reload_for_systemd(control: &Handle) {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let micros = now.map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1000);
+    tell_systemd(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
+    reload::reload(control).await;
+    tell_systemd(&[NotifyState::Ready]);
 }
 
 fn on_signal<T: 'static>(kind: SignalKind, context: T, mut act: impl FnMut(&T) + 'static) {

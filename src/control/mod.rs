@@ -50,8 +50,10 @@ impl ConfigSource {
 
 /// What the control plane asks of the data plane. The composition root connects the two: neither imports the other.
 pub trait DataPlane {
-    /// Binds what `snapshot` wants and is not bound, then puts it in force; on an error nothing changes.
-    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), BindError>;
+    /// Binds what `snapshot` wants and is not bound; on an error nothing changes.
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError>;
+    /// Puts a snapshot in force that was prepared before.
+    fn install(&mut self, snapshot: &Arc<Snapshot>);
     /// Stops accepting; workers end once their sessions have.
     fn leave(&mut self);
     /// Ends sessions: of one backend, or all.
@@ -91,6 +93,8 @@ pub struct Control {
     source: ConfigSource,
     plane: RefCell<Box<dyn DataPlane>>,
     probes: RefCell<probes::Probes>,
+    /// Held while a reload runs: the next one waits.
+    reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::probe_tcp::{Verdict, probe};
 use super::{Control, Handle};
@@ -22,6 +22,8 @@ use crate::state::{Backend, Pool, Snapshot, Standing};
 
 /// Checks at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs.
 const AT_ONCE: usize = 256;
+/// Longest wait for the first answers before clients are sent to new backends.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
 /// Shortest time between checks while the state changes.
 const FASTEST: Duration = Duration::from_millis(100);
 
@@ -50,9 +52,15 @@ impl Probes {
     }
 }
 
-/// Starts checks of new backends, changes those that changed, and stops those of backends that are gone.
+/// Starts checks of new backends, changes those that changed, stops those of backends that are gone, and waits for
+/// the first answers, for a while: one that is late only delays traffic to its backend.
+pub async fn apply_and_wait(control: &Handle, snapshot: &Snapshot) {
+    let mut answers = apply(control, snapshot);
+    let _ = timeout(FIRST_ANSWERS, answers.wait_for(|waiting| *waiting == 0)).await;
+}
+
 /// Returns how many answers of fresh backends are still to come.
-pub fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
+fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
     let (waiting, answers) = watch::channel(0);
     let waiting = Rc::new(waiting);
     let mut probes = control.probes.borrow_mut();
@@ -126,6 +134,7 @@ impl Probe {
             let plan = changes.borrow_and_update().clone();
             self.check(&plan).await;
             first.answered();
+            let earliest = tokio::time::Instant::now() + FASTEST;
             dice = next_random(dice);
             let pause = self.pause(&plan.check, dice);
             let next_at = jiff::Timestamp::now().checked_add(pause).ok();
@@ -133,7 +142,11 @@ impl Probe {
             tokio::select! {
                 () = sleep(pause) => {}
                 changed = changes.changed() => if changed.is_err() { return },
-                () = self.backend.failed.notified() => self.live_failure(&plan),
+                () = self.backend.failed.notified() => {
+                    self.live_failure(&plan);
+                    // Checked at once, but not in a loop while clients keep failing.
+                    sleep_until(earliest).await;
+                }
             }
         }
     }

@@ -12,11 +12,12 @@ use crate::decide::close::CloseReason;
 use crate::state::{Backend, Phase, ReloadReport, Snapshot};
 
 /// Reloads the configuration. Returns what was done, or why nothing was.
-pub fn reload(control: &Handle) -> ReloadReport {
+pub async fn reload(control: &Handle) -> ReloadReport {
+    let _turn = control.reloading.lock().await;
     let outcome = if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
         Err("the process is stopping".to_owned())
     } else {
-        try_reload(control)
+        try_reload(control).await
     };
     let (ok, message) = match outcome {
         Ok(message) => (true, message),
@@ -38,7 +39,7 @@ pub fn reload(control: &Handle) -> ReloadReport {
     report
 }
 
-fn try_reload(control: &Handle) -> Result<String, String> {
+async fn try_reload(control: &Handle) -> Result<String, String> {
     let sources = control.source.read().map_err(|error| error.to_string())?;
     let (config, problems) = check(&sources);
     for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
@@ -55,9 +56,11 @@ fn try_reload(control: &Handle) -> Result<String, String> {
     warn_of_fixed_keys(&old.config, &config);
     let snapshot = Snapshot::build(Arc::new(config), Some(&old), control.shared.workers.len());
     let snapshot = Arc::new(snapshot.map_err(|error| error.to_string())?);
-    control.plane.borrow_mut().install(&snapshot).map_err(|error| error.to_string())?;
+    control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
+    // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
+    probes::apply_and_wait(control, &snapshot).await;
+    control.plane.borrow_mut().install(&snapshot);
     control.shared.set_snapshot(Arc::clone(&snapshot));
-    probes::apply(control, &snapshot);
     let removed = removed_backends(&old, &snapshot);
     end_removed(control, &removed, &snapshot.config);
     Ok(format!(

@@ -1,0 +1,379 @@
+//! Shared by the integration tests: a daemon under test, loopback addresses of one's own, small backends and clients.
+//! Every wait has a deadline; nothing sleeps to synchronise.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs, process};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+pub mod hello;
+pub mod plan;
+pub mod pump;
+pub mod servers;
+
+/// The longest that anything may take.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Polls until `condition` gives something; panics with `what` after the deadline.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A folder that is removed when the test ends.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("sluice-test-{}-{count}", process::id()));
+        fs::create_dir_all(&path).expect("temporary folder");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A loopback address that no other test uses, so that tests may choose any port on it and run side by side.
+pub fn own_loopback() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let pid = process::id();
+    // 15 bits of the process, 8 of the counter: 127.1-127.x.y, never 127.0.0.x.
+    Ipv4Addr::new(127, 1 + (pid >> 8 & 0x7f) as u8, pid as u8, 1 + (count % 250) as u8)
+}
+
+/// The program under test.
+pub fn sluice() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    command.env_remove("NOTIFY_SOCKET").env_remove("SLUICE_SOCKET").env("NO_COLOR", "1");
+    command
+}
+
+/// A running daemon. Its log is JSON in a file; records and messages are lines of it.
+pub struct Daemon {
+    child: Child,
+    dir: TempDir,
+    /// Where the test's listeners and backends may live.
+    pub address: Ipv4Addr,
+}
+
+impl Daemon {
+    /// Starts a daemon with `body` after `[global]` and `[log]` and waits until it is ready. In `body`, `{ip}` stands
+    /// for [`Daemon::address`] and `{dir}` for the daemon's folder.
+    #[track_caller]
+    pub fn start(body: &str) -> Self {
+        Self::start_with(body, "", |command| command)
+    }
+
+    /// As [`Daemon::start`], with more keys for `[global]` and a say in the command.
+    #[track_caller]
+    pub fn start_with(body: &str, global: &str, adjust: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        Self::start_on(own_loopback(), body, global, adjust)
+    }
+
+    /// As [`Daemon::start_with`], on an address that the test chose before.
+    #[track_caller]
+    pub fn start_on(
+        address: Ipv4Addr,
+        body: &str,
+        global: &str,
+        adjust: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
+        let dir = TempDir::new();
+        write_config(&dir, address, body, global);
+        let mut command = sluice();
+        command.arg("run").arg("-c").arg(dir.path().join("sluice.toml"));
+        command.stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
+        let child = adjust(&mut command).spawn().expect("start sluice");
+        let mut daemon = Self { child, dir, address };
+        let begun = Instant::now();
+        while daemon.get("/readyz").is_none_or(|(status, _)| status != 200) {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("sluice ended with {status} instead of starting:\n{}", daemon.stderr());
+            }
+            assert!(begun.elapsed() < DEADLINE, "not ready:\n{}{}", daemon.stderr(), daemon.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        daemon
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s.sock")
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// `ADDRESS:port` of this test.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        (self.address, port).into()
+    }
+
+    /// Rewrites the configuration; `reload` then takes it.
+    pub fn write_config(&self, body: &str, global: &str) {
+        write_config(&self.dir, self.address, body, global);
+    }
+
+    /// Runs a command against this daemon.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = sluice();
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        command.output().expect("run sluice")
+    }
+
+    /// `reload --wait` that must succeed.
+    #[track_caller]
+    pub fn reload(&self) {
+        let output = self.cli(&["reload", "--wait"]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+    }
+
+    /// HTTP GET over the status socket: status and body.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = UnixStream::connect(self.socket()).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: sluice\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// HTTP GET of a JSON document.
+    #[track_caller]
+    pub fn json(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).expect("an answer");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// One request in the JSON dialect.
+    #[track_caller]
+    pub fn ask(&self, method: &str, params: &Value) -> Value {
+        let mut stream = UnixStream::connect(self.socket()).expect("status socket");
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = json!({ "v": 1, "id": 7, "method": method, "params": params });
+        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
+    /// The value of a metric line that begins with `name_and_labels`.
+    #[track_caller]
+    pub fn metric(&self, name_and_labels: &str) -> f64 {
+        let (_, body) = self.get("/metrics").expect("metrics");
+        let line = body.lines().find(|line| line.starts_with(&format!("{name_and_labels} ")));
+        let line = line.unwrap_or_else(|| panic!("no metric {name_and_labels} in\n{body}"));
+        line.rsplit_once(' ').unwrap().1.parse().expect("a number")
+    }
+
+    /// Waits until a backend is in a state.
+    #[track_caller]
+    pub fn wait_for_state(&self, backend: &str, state: &str) {
+        eventually(&format!("{backend} is {state}"), || {
+            let list = self.json("/v1/backends");
+            let found = list.as_array()?.iter().find(|row| row["backend"] == backend)?.clone();
+            (found["state"] == state).then_some(())
+        });
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// All records so far.
+    pub fn records(&self) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line.get("session").is_some()).collect()
+    }
+
+    /// Waits until there are `count` records and returns them.
+    #[track_caller]
+    pub fn wait_for_records(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} records"), || Some(self.records()).filter(|records| records.len() >= count))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("signal sluice");
+    }
+
+    /// Waits until the daemon has ended.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually("sluice ends", || child.try_wait().unwrap())
+    }
+
+    /// Descriptors that the daemon has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- stderr of sluice ---\n{}", self.stderr());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- last lines of its log ---\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
+
+fn write_config(dir: &TempDir, address: Ipv4Addr, body: &str, global: &str) {
+    let root = dir.path().display().to_string();
+    let mut text = format!(
+        "[global]\nstatus-socket = \"{root}/s.sock\"\n{global}\n[log]\nformat = \"json\"\ntarget = \"{root}/log\"\n"
+    );
+    write!(text, "{}", body.replace("{ip}", &address.to_string()).replace("{dir}", &root)).unwrap();
+    // Replaced as a whole, so that a reload never sees half of it.
+    fs::write(dir.path().join("new.toml"), text).unwrap();
+    fs::rename(dir.path().join("new.toml"), dir.path().join("sluice.toml")).unwrap();
+}
+
+/// A backend that handles every connection on a thread of its own. Stops accepting when dropped or stopped.
+pub struct Backend {
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    accepted: Arc<AtomicU32>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Backend {
+    /// Listens on `address` and calls `handle` for every connection.
+    #[track_caller]
+    pub fn start(address: impl Into<SocketAddr>, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address.into()).expect("bind backend");
+        let address = listener.local_addr().unwrap();
+        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (stopping, counter, handle) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(handle));
+        let thread = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    break;
+                }
+                let Ok(stream) = stream else { continue };
+                counter.fetch_add(1, Ordering::SeqCst);
+                let handle = Arc::clone(&handle);
+                thread::spawn(move || handle(stream));
+            }
+        });
+        Self { address, stop, accepted, thread: Some(thread) }
+    }
+
+    /// A backend that reads whatever comes first, answers with its name and FIN, and reads on to the end.
+    #[track_caller]
+    pub fn naming(address: impl Into<SocketAddr>, name: &'static str) -> Self {
+        Self::start(address, move |mut stream| {
+            let mut first = [0; 4096];
+            if stream.read(&mut first).is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(name.as_bytes());
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = io::copy(&mut stream, &mut io::sink());
+            }
+        })
+    }
+
+    /// A backend that sends everything back.
+    #[track_caller]
+    pub fn echo(address: impl Into<SocketAddr>) -> Self {
+        Self::start(address, |mut stream| {
+            let mut copy = stream.try_clone().unwrap();
+            let _ = io::copy(&mut stream, &mut copy);
+            let _ = copy.shutdown(std::net::Shutdown::Write);
+        })
+    }
+
+    /// Connections accepted so far, health checks included.
+    pub fn accepted(&self) -> u32 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Stops listening.
+    pub fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.stop.store(true, Ordering::SeqCst);
+            // Wakes the loop.
+            drop(TcpStream::connect(self.address));
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Connects with read and write deadlines.
+#[track_caller]
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Sends `bytes` and reads to the end.
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(bytes)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// What a TLS client is told by a fatal alert: its number.
+pub fn alert_of(answer: &[u8]) -> Option<u8> {
+    match answer {
+        [0x15, 3, _, 0, 2, 2, alert] => Some(*alert),
+        _ => None,
+    }
+}
