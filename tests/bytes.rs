@@ -7,8 +7,8 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ use std::{env, fs, thread};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use support::plan::{KINDS, Kind, MAGIC, Plan};
+use support::plan::{KINDS, Kind, Plan, read_preamble};
 use support::pump::{Content, Outcome, play};
 use support::{Backend, DEADLINE, Daemon, connect, eventually, own_loopback};
 
@@ -93,7 +93,10 @@ struct Ledger {
 impl Ledger {
     fn fail(&self, plan: Option<&Plan>, what: &str) {
         let whose = plan.map_or("a session without a name".to_owned(), |plan| {
-            format!("{:?} session {} (tls: {})\n    {:?}\n    {:?}", plan.kind, plan.number, plan.tls, Brief(&plan.client), Brief(&plan.server))
+            format!(
+                "{:?} session {} (tls: {})\n    {:?}\n    {:?}",
+                plan.kind, plan.number, plan.tls, plan.client, plan.server
+            )
         });
         self.failures.lock().unwrap().push(format!("{what}: {whose}"));
     }
@@ -117,9 +120,10 @@ impl Ledger {
                         }
                         let plan = Plan::draw(seed, number);
                         let source = source_of(number);
-                        let result = connect_from(source, daemon.at(if plan.tls { 443 } else { 444 }), plan.client_window)
-                            .map_err(|error| format!("connect: {error}"))
-                            .and_then(|stream| play(stream, &plan.client));
+                        let result =
+                            connect_from(source, daemon.at(if plan.tls { 443 } else { 444 }), plan.client_window)
+                                .map_err(|error| format!("connect: {error}"))
+                                .and_then(|stream| play(stream, &plan.client));
                         match result.and_then(|outcome| plan.check_client(outcome).map(|()| outcome)) {
                             Ok(outcome) => drop(played.lock().unwrap().insert(source, (plan, outcome))),
                             Err(what) => self.fail(Some(&plan), &format!("client: {what}")),
@@ -176,17 +180,6 @@ impl Ledger {
         if nameless > missing {
             self.fail(None, &format!("{nameless} resets at the backend before the session was known, of {missing}"));
         }
-    }
-}
-
-/// A script without its long parts.
-struct Brief<'a>(&'a support::pump::Script);
-
-impl std::fmt::Debug for Brief<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let script = self.0;
-        write!(f, "sends {}+{}, expects {}, ", script.preamble.len(), script.send.length, script.expect.length)?;
-        write!(f, "after fin: {}, {:?}, {:?}", script.sends_after_fin, script.ending, script.chunks)
     }
 }
 
@@ -270,33 +263,102 @@ fn connect_from(source: Ipv4Addr, to: SocketAddr, window: Option<u64>) -> io::Re
     Ok(socket.into())
 }
 
-/// Reads up to and including the number of the session. Returns the hello as it came, if one did.
-fn read_preamble(stream: &mut TcpStream) -> io::Result<(Vec<u8>, u64)> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    let mut hello = Vec::new();
-    let mut head = [0; 5];
-    stream.read_exact(&mut head)?;
-    let (mut handshake, mut wanted) = (Vec::new(), 4);
-    while head[0] == 0x16 {
-        let mut fragment = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
-        stream.read_exact(&mut fragment)?;
-        hello.extend_from_slice(&head);
-        hello.extend_from_slice(&fragment);
-        handshake.extend_from_slice(&fragment);
-        if let [_, high, middle, low, ..] = handshake[..] {
-            wanted = 4 + u32::from_be_bytes([0, high, middle, low]) as usize;
-        }
-        stream.read_exact(&mut head)?;
-        if handshake.len() >= wanted {
-            break;
-        }
+/// A reader that stops holds the sender back; the daemon keeps one buffer or pipe per direction and no more.
+#[test]
+fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
+    const PUSHED: Content = Content { offset: 12_345, length: 64 << 20 };
+    let address = own_loopback();
+    let (end_of_backend, ends) = mpsc::channel();
+    let end_of_backend = Mutex::new(end_of_backend);
+    let _backend = Backend::start((address, 1001), move |stream| {
+        let _ = end_of_backend.lock().unwrap().send(stream);
+    });
+    let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
+    // One session each way; a small exchange first, so that the daemon has what any session needs.
+    let mut pairs = Vec::new();
+    for pushes in [Pushes::Client, Pushes::Server] {
+        let mut client = connect(daemon.at(444));
+        client.write_all(b"?").unwrap();
+        let mut server = ends.recv_timeout(DEADLINE).expect("a session at the backend");
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        server.set_write_timeout(Some(DEADLINE)).unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        pairs.push(if pushes == Pushes::Client { (client, server) } else { (server, client) });
     }
-    let mut rest = [0; 11];
-    stream.read_exact(&mut rest)?;
-    let header = [&head[..], &rest].concat();
-    let (magic, number) = header.split_at(8);
-    if magic != MAGIC {
-        return Err(io::Error::other(format!("{header:?} instead of a header")));
+    let base = private_bytes(&daemon);
+    let pushing = pairs.into_iter().map(|(sender, reader)| (Pushing::start(sender, PUSHED), reader));
+    let pushing: Vec<(Pushing, TcpStream)> = pushing.collect();
+    for (pushing, _) in &pushing {
+        let sent = pushing.wait_for_standstill();
+        assert!(sent < PUSHED.length, "somebody swallowed all {sent} bytes");
     }
-    Ok((hello, u64::from_le_bytes(number.try_into().unwrap())))
+    let grown = private_bytes(&daemon).saturating_sub(base);
+    eprintln!("the daemon grew by {grown} bytes");
+    assert!(grown < 4 << 20, "the daemon grew by {grown} bytes");
+    for (pushing, mut reader) in pushing {
+        let mut received = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        while let count @ 1.. = reader.read(&mut buffer).unwrap() {
+            PUSHED.check(received, &buffer[..count]).unwrap();
+            received += count as u64;
+        }
+        assert_eq!(received, PUSHED.length);
+        reader.shutdown(Shutdown::Write).unwrap();
+        pushing.thread.join().unwrap();
+    }
+    for record in daemon.wait_for_records(2) {
+        assert_eq!(record["end"], "done", "{record}");
+        assert_eq!(number(&record, "bytes_up") + number(&record, "bytes_down"), PUSHED.length + 2, "{record}");
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pushes {
+    Client,
+    Server,
+}
+
+/// A thread that sends as fast as it is let, and then FIN.
+struct Pushing {
+    sent: Arc<AtomicU64>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Pushing {
+    fn start(mut stream: TcpStream, content: Content) -> Self {
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        let thread = thread::spawn(move || {
+            let mut position = 0;
+            while position < content.length {
+                position += stream.write(content.at(position, 64 * 1024)).expect("write") as u64;
+                counter.store(position, Ordering::SeqCst);
+            }
+            stream.shutdown(Shutdown::Write).unwrap();
+            // Closing before the other side has read would be no fault, but this way a reset would be noticed.
+            assert_eq!(stream.read(&mut [0]).expect("no reset"), 0);
+        });
+        Self { sent, thread }
+    }
+
+    /// Waits until nothing has moved for half a second.
+    fn wait_for_standstill(&self) -> u64 {
+        let (mut last, mut since) = (0, Instant::now());
+        eventually("the sender stands still", || {
+            let sent = self.sent.load(Ordering::SeqCst);
+            if sent != last {
+                (last, since) = (sent, Instant::now());
+            }
+            (sent > 0 && since.elapsed() > Duration::from_millis(500)).then_some(sent)
+        })
+    }
+}
+
+/// Memory that belongs to the daemon alone.
+fn private_bytes(daemon: &Daemon) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).unwrap();
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024).sum()
 }

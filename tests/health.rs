@@ -1,6 +1,6 @@
 //! Health and balancing on live traffic: who gets connections when backends die, return, or were never there.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod support;
 

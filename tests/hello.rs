@@ -1,7 +1,7 @@
 //! The hello reader against captured hellos of real clients: every prefix, every split point, every small record size,
 //! mutations, and `tls-parser` as oracle where it is right (it knows whole messages only).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
 use std::path::Path;

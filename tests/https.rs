@@ -149,6 +149,8 @@ fn killed_backend_is_not_noticed_by_new_clients() {
     assert!(failed.len() <= 4, "more than one for each client were in flight: {failed:?}");
     let of_the_dead = |attempt: &&Attempt| attempt.begun > killed && attempt.ended < starting && attempt.is_from("one");
     assert_eq!(attempts.iter().filter(of_the_dead).count(), 0);
+    let records = farm.daemon.records();
+    assert!(records.iter().any(|record| record["tries"] == 2), "no client was handed on after a refused connect");
 }
 
 #[test]

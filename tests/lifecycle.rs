@@ -1,6 +1,6 @@
 //! Start, signals and stop: readiness, notification of the service manager, draining, stale sockets, clear failures.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod support;
 

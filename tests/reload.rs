@@ -1,6 +1,6 @@
 //! Reload: sessions run on, what stays keeps its state, a bad file changes nothing.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod support;
 

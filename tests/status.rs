@@ -1,6 +1,6 @@
 //! The status socket and the commands: HTTP, JSON lines, tables and JSON on stdout, exit codes, dry runs of routing.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod support;
 

@@ -96,17 +96,22 @@ fn pipes() -> Finding {
         return finding("fs.pipe-user-pages-soft", true, "root: no limit".to_owned(), "");
     }
     let pages = number("fs/pipe-user-pages-soft").unwrap_or(16_384);
-    let pipes = pages * 4 / 256;
-    let advice = "bulk sessions beyond it copy instead of splicing: sysctl fs.pipe-user-pages-soft=262144";
-    let found = if pages == 0 { "no limit".to_owned() } else { format!("{pages} pages: {pipes} pipes of 256 KiB") };
+    let pipes = pages * 4 / 1024;
+    let advice = "bulk sessions beyond it get pipes of 64 KiB, then copy: sysctl fs.pipe-user-pages-soft=262144";
+    let found = if pages == 0 { "no limit".to_owned() } else { format!("{pages} pages: {pipes} pipes of 1 MiB") };
     finding("fs.pipe-user-pages-soft", pages == 0 || pipes >= 64, found, advice)
 }
 
 fn pipe_size() -> Finding {
-    match Pipe::open(256 * 1024) {
+    match Pipe::open(1024 * 1024) {
         Ok(pipe) => {
-            let advice = "splicing needs 64 KiB at least: sysctl fs.pipe-max-size=1048576";
-            finding("splice", pipe.capacity() >= 64 * 1024, format!("pipes of {} KiB", pipe.capacity() / 1024), advice)
+            let advice = "larger pipes cost less CPU: sysctl fs.pipe-max-size=1048576";
+            finding(
+                "splice",
+                pipe.capacity() >= 1024 * 1024,
+                format!("pipes of {} KiB", pipe.capacity() / 1024),
+                advice,
+            )
         }
         Err(error) => finding("splice", false, error.to_string(), "without pipes everything is copied"),
     }

@@ -1,5 +1,6 @@
 //! `sluice route`: where a connection would go, from the daemon or from a configuration.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -56,6 +57,7 @@ fn offline(globals: &Globals, args: &RouteArgs) -> Result<Value, Exit> {
 }
 
 fn words(explanation: &Value) -> String {
+    // Writing into a string cannot fail.
     let mut text = String::new();
     for (label, key) in [
         ("listener", "listener"),
@@ -67,12 +69,12 @@ fn words(explanation: &Value) -> String {
         ("reason", "reason"),
     ] {
         if let Some(value) = explanation[key].as_str() {
-            text.push_str(&format!("{label:<9} {value}\n"));
+            let _ = writeln!(text, "{label:<9} {value}");
         }
     }
     for other in explanation["others"].as_array().into_iter().flatten() {
         let field = |key: &str| other[key].as_str().unwrap_or_default();
-        text.push_str(&format!("not       {}: {}\n", field("backend"), field("why")));
+        let _ = writeln!(text, "not       {}: {}", field("backend"), field("why"));
     }
     text
 }

@@ -149,7 +149,7 @@ impl<'a> Section<'a> {
             let Kind::Word(words) = key.kind else { return None };
             let found = words.iter().copied().find(|word| *word == text);
             if found.is_none() {
-                section.unknown_word(key, text, words, section.place_of(raw), problems);
+                Self::unknown_word(key, text, words, section.place_of(raw), problems);
             }
             found
         })
@@ -157,7 +157,7 @@ impl<'a> Section<'a> {
 
     /// A whole number within the key's limits.
     pub fn integer(&self, name: &str, problems: &mut Problems) -> Option<At<i64>> {
-        self.read(name, problems, |section, key, raw, problems| section.whole_number(key, raw, problems))
+        self.read(name, problems, Section::whole_number)
     }
 
     /// A whole number, or `None` for `"auto"`.
@@ -361,7 +361,7 @@ impl<'a> Section<'a> {
         text
     }
 
-    fn unknown_word(&self, key: &Key, text: &str, words: &[&'static str], place: Place, problems: &mut Problems) {
+    fn unknown_word(key: &Key, text: &str, words: &[&'static str], place: Place, problems: &mut Problems) {
         if WORDS_LATER.contains(&(key.name, text)) {
             let message = format!("`{} = \"{text}\"` is not built yet", key.name);
             problems.add(Code::NotBuilt, place, message).hint(format!("this version has {}", listing(words)));

@@ -50,6 +50,7 @@ impl Collector for All {
 }
 
 type Labels = Vec<(&'static str, String)>;
+type Pick = fn(&Timings) -> Buckets;
 
 /// Writes families: a name, a help text, and rows of labels and values.
 struct Writer<'a>(DescriptorEncoder<'a>);
@@ -58,9 +59,10 @@ impl Writer<'_> {
     fn counters(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in rows {
-            match labels.is_empty() {
-                true => family.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-                false => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+            if labels.is_empty() {
+                family.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            } else {
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
             }
         }
         Ok(())
@@ -69,9 +71,10 @@ impl Writer<'_> {
     fn gauges(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in rows {
-            match labels.is_empty() {
-                true => family.encode_gauge(&value)?,
-                false => family.encode_family(&labels)?.encode_gauge(&value)?,
+            if labels.is_empty() {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
             }
         }
         Ok(())
@@ -81,9 +84,10 @@ impl Writer<'_> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, buckets) in rows {
             let Buckets { sum, count, counts } = buckets;
-            match labels.is_empty() {
-                true => family.encode_histogram::<NoLabelSet>(sum, count, &counts, None)?,
-                false => family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &counts, None)?,
+            if labels.is_empty() {
+                family.encode_histogram::<NoLabelSet>(sum, count, &counts, None)?;
+            } else {
+                family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &counts, None)?;
             }
         }
         Ok(())
@@ -287,7 +291,7 @@ fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
 
     let timings: HashMap<*const Backend, Timings> =
         all.iter().map(|(backend, _)| (Arc::as_ptr(backend), backend.timings())).collect();
-    let families: [(&str, &str, fn(&Timings) -> Buckets); 3] = [
+    let families: [(&str, &str, Pick); 3] = [
         ("backend_connect_seconds", "Time to an established connection", |t| {
             Buckets::of_micros(&t.connect, &SHORT_SECONDS)
         }),

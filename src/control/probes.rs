@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::probe_tcp::{Verdict, probe};
 use super::{Control, Handle};
@@ -134,18 +134,27 @@ impl Probe {
             let plan = changes.borrow_and_update().clone();
             self.check(&plan).await;
             first.answered();
-            let earliest = tokio::time::Instant::now() + FASTEST;
             dice = next_random(dice);
-            let pause = self.pause(&plan.check, dice);
-            let next_at = jiff::Timestamp::now().checked_add(pause).ok();
+            if !self.wait(&plan, &mut changes, dice).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next check: its time, a changed plan, or live traffic that failed. Failures are taken at once;
+    /// the check that they bring forward keeps its distance from the last one. Returns false when nobody wants checks.
+    async fn wait(&self, plan: &Plan, changes: &mut watch::Receiver<Plan>, dice: u64) -> bool {
+        let now = tokio::time::Instant::now();
+        let mut at = now + self.pause(&plan.check, dice);
+        loop {
+            let next_at = jiff::Timestamp::now().checked_add(at - tokio::time::Instant::now()).ok();
             self.backend.change(|vitals| vitals.check.next_at = next_at);
             tokio::select! {
-                () = sleep(pause) => {}
-                changed = changes.changed() => if changed.is_err() { return },
+                () = sleep_until(at) => return true,
+                changed = changes.changed() => return changed.is_ok(),
                 () = self.backend.failed.notified() => {
-                    self.live_failure(&plan);
-                    // Checked at once, but not in a loop while clients keep failing.
-                    sleep_until(earliest).await;
+                    self.live_failure(plan);
+                    at = at.min(now + FASTEST);
                 }
             }
         }

@@ -31,9 +31,9 @@ pub async fn reload(control: &Handle) -> ReloadReport {
     let report = ReloadReport { ok, at: jiff::Timestamp::now(), message };
     let mut reloads = control.shared.reloads.lock().unwrap_or_else(PoisonError::into_inner);
     if ok {
-        reloads.succeeded += 1
+        reloads.succeeded += 1;
     } else {
-        reloads.failed += 1
+        reloads.failed += 1;
     }
     reloads.last = Some(report.clone());
     report

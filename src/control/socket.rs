@@ -1,14 +1,14 @@
 //! The status socket: a unix socket, told apart by the first bytes into its dialects, with limits on clients and time.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -25,7 +25,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Time for writing an answer.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Silence after which a client of the JSON dialect is let go.
-pub const IDLE: Duration = Duration::from_secs(300);
+pub const IDLE: Duration = Duration::from_mins(5);
 
 /// Why the status socket could not be opened.
 #[derive(Debug)]
@@ -60,7 +60,6 @@ pub struct StatusSocket {
 impl StatusSocket {
     /// Opens the socket with mode 0660. A file left behind by a daemon that is gone is replaced.
     pub fn open(path: &Path) -> Result<Self, SocketError> {
-        use std::os::unix::fs::FileTypeExt;
         let failed = |cause| SocketError::Failed(path.to_owned(), cause);
         if let Ok(found) = fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
@@ -127,7 +126,6 @@ async fn serve_client(control: Handle, mut stream: UnixStream) -> io::Result<()>
         let limit = REQUEST_LIMIT + WRITE_LIMIT;
         return timeout(limit, http::serve(&control, stream, first, Paths::All)).await?;
     }
-    use tokio::io::AsyncWriteExt;
     let message = "HAProxy's runtime API is not built yet; this version speaks HTTP GET and JSON lines\n\n";
     timeout(WRITE_LIMIT, stream.write_all(message.as_bytes())).await?
 }

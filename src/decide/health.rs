@@ -55,10 +55,10 @@ impl Checker {
                 None
             }
             // The first proof is enough: at start every backend is unknown, and traffic waits for it.
-            Health::Unknown => self.become_(Health::Up),
+            Health::Unknown => Some(self.turn(Health::Up)),
             Health::Down => {
                 self.streak += 1;
-                if self.streak >= thresholds.rise { self.become_(Health::Up) } else { None }
+                (self.streak >= thresholds.rise).then(|| self.turn(Health::Up))
             }
         }
     }
@@ -71,18 +71,18 @@ impl Checker {
                 self.streak = 0;
                 None
             }
-            Health::Unknown => self.become_(Health::Down),
+            Health::Unknown => Some(self.turn(Health::Down)),
             Health::Up => {
                 self.streak = self.streak.saturating_add(count);
-                if self.streak >= thresholds.fall { self.become_(Health::Down) } else { None }
+                (self.streak >= thresholds.fall).then(|| self.turn(Health::Down))
             }
         }
     }
 
-    const fn become_(&mut self, health: Health) -> Option<Health> {
+    const fn turn(&mut self, health: Health) -> Health {
         self.health = health;
         self.streak = 0;
-        Some(health)
+        health
     }
 }
 

@@ -61,7 +61,7 @@ impl Client {
     }
 
     /// Gives the registered socket away.
-    pub fn into_stream(&mut self) -> io::Result<TcpStream> {
+    pub fn take_stream(&mut self) -> io::Result<TcpStream> {
         self.stream()?;
         match std::mem::replace(self, Self::Gone) {
             Self::Stream(stream) => Ok(stream),

@@ -106,7 +106,7 @@ async fn establish(
     mut client: Client,
 ) -> Result<Flow, CloseReason> {
     let result = match stages(worker, listener, session, &mut client).await {
-        Ok(connected) => client.into_stream().map(|stream| Flow::new(stream, connected)).map_err(Stop::local),
+        Ok(connected) => client.take_stream().map(|stream| Flow::new(stream, connected)).map_err(Stop::local),
         Err(stop) => Err(stop),
     };
     match result {

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 /// First keepalive probe; after it 6 more, 10 s apart. Chosen: firewalls forget idle connections after minutes,
 /// Linux would wait for two hours.
 const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
+    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(10)).with_retries(6);
 
 /// Longest accept queue asked for; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;

@@ -1,8 +1,11 @@
 //! Random sessions for `tests/bytes.rs`: both ends' scripts drawn from a seed and a number, and what each end must see.
 //! The number travels in the stream itself, so that the backend draws the same plan.
 
+use std::io::{self, Read};
+use std::net::TcpStream;
 use std::time::Duration;
 
+use super::DEADLINE;
 use super::hello::padded_hello;
 use super::pump::{After, Chunks, Content, Dice, Ending, MOST, Outcome, Script, Seen};
 
@@ -10,7 +13,7 @@ const KIB: u64 = 1024;
 /// Largest content of one direction.
 const LARGEST: u64 = 8 * 1024 * KIB;
 /// Before the number of the session in the stream. No TLS record begins like this.
-pub const MAGIC: [u8; 8] = *b"sluice/1";
+const MAGIC: [u8; 8] = *b"sluice/1";
 
 /// How a session comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -244,4 +247,35 @@ fn draw_chunks(dice: &mut Dice, send: Content, expect: Content, window: Option<u
     let deaf = window.is_some() || dice.percent(5);
     let deaf_for = Duration::from_millis(if deaf { dice.between(1, 60) } else { 0 });
     Chunks { dice: Dice(dice.roll()), write, read, pause_one_in, deaf_for }
+}
+
+/// Reads up to and including the number of the session. Returns the hello as it came, if one did.
+pub fn read_preamble(stream: &mut TcpStream) -> io::Result<(Vec<u8>, u64)> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut hello = Vec::new();
+    let mut head = [0; 5];
+    stream.read_exact(&mut head)?;
+    let (mut handshake, mut wanted) = (Vec::new(), 4);
+    while head[0] == 0x16 {
+        let mut fragment = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+        stream.read_exact(&mut fragment)?;
+        hello.extend_from_slice(&head);
+        hello.extend_from_slice(&fragment);
+        handshake.extend_from_slice(&fragment);
+        if let [_, high, middle, low, ..] = handshake[..] {
+            wanted = 4 + u32::from_be_bytes([0, high, middle, low]) as usize;
+        }
+        stream.read_exact(&mut head)?;
+        if handshake.len() >= wanted {
+            break;
+        }
+    }
+    let mut rest = [0; 11];
+    stream.read_exact(&mut rest)?;
+    let header = [&head[..], &rest].concat();
+    let (magic, number) = header.split_at(8);
+    if magic != MAGIC {
+        return Err(io::Error::other(format!("{header:?} instead of a header")));
+    }
+    Ok((hello, u64::from_le_bytes(number.try_into().unwrap())))
 }

@@ -1,6 +1,7 @@
 //! One end of a TCP session, driven by a script: what to send and when, how to read, how to end, and what it saw.
 //! Both directions run on one thread over poll(2), so that the order of a FIN and a reset is known exactly.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -78,7 +79,7 @@ impl Content {
 }
 
 /// What one end does.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Script {
     /// Sent before `send`, at once.
     pub preamble: Vec<u8>,
@@ -88,6 +89,14 @@ pub struct Script {
     pub sends_after_fin: bool,
     pub chunks: Chunks,
     pub ending: Ending,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sends {}+{}", self.preamble.len(), self.send.length)?;
+        write!(f, "{}", if self.sends_after_fin { " after FIN" } else { "" })?;
+        write!(f, ", expects {}, {:?}, {:?}", self.expect.length, self.ending, self.chunks)
+    }
 }
 
 /// How it reads and writes.
@@ -189,6 +198,7 @@ impl<'a> End<'a> {
     fn run(&mut self) -> Result<Outcome, String> {
         let deadline = Instant::now() + DEADLINE;
         loop {
+            self.finish_writing()?;
             if self.leaves_now() || self.is_over() {
                 return Ok(Outcome { sent: self.sent, received: self.received, seen: self.seen });
             }
@@ -205,7 +215,6 @@ impl<'a> End<'a> {
             if self.wants_write() && now >= self.write_from && (broken || happened.contains(PollFlags::POLLOUT)) {
                 self.write()?;
             }
-            self.finish_writing()?;
         }
     }
 
@@ -352,9 +361,7 @@ impl<'a> End<'a> {
                 }
                 leaves
             }
-            Ending::Deaf { .. } => {
-                self.waits_for_unread() && self.stream.peek(&mut [0]).is_ok_and(|count| count > 0)
-            }
+            Ending::Deaf { .. } => self.waits_for_unread() && self.stream.peek(&mut [0]).is_ok_and(|count| count > 0),
             Ending::Fin | Ending::NoFin => false,
         }
     }

@@ -25,7 +25,7 @@ impl WeightedDraw {
 
     /// The place that `random` falls on.
     pub fn draw(&self, random: u64) -> usize {
-        let column = ((random >> 32) * self.columns.len() as u64 >> 32) as usize;
+        let column = (((random >> 32) * self.columns.len() as u64) >> 32) as usize;
         let (share, alias) = self.columns[column];
         if random as u32 <= share { column } else { alias as usize }
     }

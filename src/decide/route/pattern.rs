@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::decide::hello::{Refusal, ServerName};
+
 /// A pattern, in lower-case A-labels without a trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamePattern {
@@ -67,7 +69,6 @@ fn host_name(text: &str) -> Result<Box<str>, PatternError> {
     } else {
         idna::domain_to_ascii(text).map_err(|_| PatternError::Name("does not convert with IDNA".into()))?
     };
-    use crate::decide::hello::{Refusal, ServerName};
     match ServerName::from_wire(ascii.as_bytes()) {
         Ok(Some(name)) => Ok(name.into()),
         Ok(None) => Err(PatternError::Address),

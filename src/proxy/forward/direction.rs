@@ -12,8 +12,8 @@ use super::{Moved, Pipes, add};
 use crate::proxy::worker::Worker;
 use crate::sys::pipe::Pipe;
 
-/// Bytes that one direction moves per turn before others get theirs. Chosen: two pipes' worth.
-const TURN_BYTES: usize = 512 * 1024;
+/// Bytes that one direction moves per turn before others get theirs. Chosen: one pipe's worth.
+const TURN_BYTES: usize = 1024 * 1024;
 /// Reads in a row that fill the whole buffer before a direction counts as bulk (break-even measured at about 64 KiB
 /// per event; small messages cost a third more when spliced).
 const FULL_READS: u8 = 3;
