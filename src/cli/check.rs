@@ -35,14 +35,15 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
         let report = json!({ "ok": config.is_some(), "errors": errors, "warnings": warnings, "problems": problems.to_json(&sources) });
         data(&format!("{report:#}\n"));
     } else {
-        if errors > 0 || !globals.quiet {
+        if errors > 0 || (warnings > 0 && !globals.quiet) {
             message(problems.render(&sources, message_colour(globals)).trim_end_matches('\n'));
+            message("");
         }
         if let (Some(config), true) = (&config, args.dump) {
             data(&config::dump(config));
         }
         if !globals.quiet {
-            message(&format!("{errors} errors, {warnings} warnings"));
+            message(&format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")));
         }
     }
     match (config, warnings) {
@@ -50,6 +51,10 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
         (Some(_), 1..) if args.deny_warnings => Exit::Warnings,
         _ => Exit::Ok,
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Reads a configuration for another command; problems are printed.

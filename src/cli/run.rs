@@ -20,7 +20,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS", requires = "to", conflicts_with = "config")]
     listen: Vec<Address>,
     /// Without a file: a backend, least connections.
-    #[arg(long, value_name = "ADDRESS", requires = "listen")]
+    #[arg(long, value_name = "ADDRESS", requires = "listen", conflicts_with = "config")]
     to: Vec<Address>,
 }
 

@@ -24,7 +24,11 @@ pub fn check(sources: &Sources) -> (Option<Config>, Problems) {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let span = error.span().unwrap_or(0..0);
-            problems.add(Code::Syntax, Place::new(file, &span), error.message().trim().replace('\n', ", "));
+            let message = match error.message().trim() {
+                "duplicate key" => format!("`{}` stands twice", text.get(span.clone()).unwrap_or_default()),
+                other => other.replace('\n', ", "),
+            };
+            problems.add(Code::Syntax, Place::new(file, &span), message);
         }
         files.push((file, table));
     }
@@ -51,19 +55,22 @@ fn read_files(files: &[(usize, Spanned<DeTable<'_>>)], sources: &Sources, proble
     let pools = read_pools(&roots, problems);
     let listeners = read_listeners(&roots, &pools, sources, problems);
     let nowhere = Place { file: 0, start: 0, end: 0 };
-    if listeners.is_empty() && roots.iter().all(|root| !root.has("listener")) {
+    if listeners.is_empty() && roots.iter().all(|root| !root.has("listener") || root.is_empty_list("listener")) {
         problems
             .add(Code::MissingKey, nowhere.clone(), "no [[listener]]: nothing to do")
             .hint("a listener needs name, bind and pool; config/minimal.toml is an example");
     }
-    warn_of_unused_pools(&listeners, &pools, problems);
-    check_listeners(&listeners, problems);
-
     let empty = DeTable::new();
     let global = global.unwrap_or(At { value: &empty, place: nowhere.clone() });
     let log = log.unwrap_or(At { value: &empty, place: nowhere });
     let global = read_global(&global, problems);
     let log = read_log(&log, problems);
+    check_listeners(&listeners, global.as_ref().and_then(|global| global.metrics), problems);
+    // With errors about, what is missing may only have been misread.
+    if problems.count(Severity::Error) == 0 {
+        warn_of_unused_pools(&listeners, &pools, problems);
+        listeners.iter().for_each(|read| warn_of_unreachable_routes(read, problems));
+    }
     Some(Config {
         global: global?,
         log: log?,
@@ -76,7 +83,7 @@ fn read_files(files: &[(usize, Spanned<DeTable<'_>>)], sources: &Sources, proble
 fn single<'a>(roots: &[Section<'a>], name: &str, problems: &mut Problems) -> Option<At<&'a DeTable<'a>>> {
     let mut found: Option<At<&'a DeTable<'a>>> = None;
     for root in roots {
-        for table in root.tables(name, problems) {
+        if let Some(table) = root.table(name, problems) {
             match &found {
                 None => found = Some(table),
                 Some(first) => {
@@ -92,11 +99,13 @@ fn single<'a>(roots: &[Section<'a>], name: &str, problems: &mut Problems) -> Opt
 fn read_pools(roots: &[Section<'_>], problems: &mut Problems) -> Vec<At<Pool>> {
     let mut pools: Vec<At<Pool>> = Vec::new();
     for root in roots {
-        for all in root.tables("pool", problems) {
+        if let Some(all) = root.table("pool", problems) {
             for (name, value) in all.value {
                 let place = Place::new(root.file, &name.span());
                 let DeValue::Table(table) = value.get_ref() else {
-                    root.wrong_type(&format!("pool.{}", name.get_ref()), "a table", value.get_ref(), place, problems);
+                    let key = format!("pool.{}", name.get_ref());
+                    let hint = format!("write [{key}]");
+                    root.wrong_type(&key, "a table", value.get_ref(), place, problems).hint(hint);
                     continue;
                 };
                 if let Some(first) = pools.iter().find(|pool| *pool.value.name == **name.get_ref()) {
@@ -121,14 +130,15 @@ fn read_listeners(
 ) -> Vec<ReadListener> {
     let pools: Vec<Pool> = pools.iter().map(|pool| pool.value.clone()).collect();
     let tables = roots.iter().flat_map(|root| root.tables("listener", problems)).collect::<Vec<_>>();
-    tables.iter().filter_map(|table| read_listener(table.value, &table.place, &pools, sources, problems)).collect()
+    tables.iter().map(|table| read_listener(table.value, &table.place, &pools, sources, problems)).collect()
 }
 
-fn check_listeners(listeners: &[ReadListener], problems: &mut Problems) {
+fn check_listeners(listeners: &[ReadListener], metrics: Option<SocketAddr>, problems: &mut Problems) {
     let mut names: HashMap<&str, &Place> = HashMap::new();
     let mut binds: Vec<&At<SocketAddr>> = Vec::new();
     for read in listeners {
-        if let Some(first) = names.insert(&read.listener.name, &read.name_place) {
+        let nameless = read.listener.name.is_empty();
+        if let Some(first) = names.insert(&read.listener.name, &read.name_place).filter(|_| !nameless) {
             let message = format!("listener `{}` is defined twice", read.listener.name);
             problems.add(Code::DuplicateName, read.name_place.clone(), message).also(first.clone(), "first here");
         }
@@ -139,9 +149,19 @@ fn check_listeners(listeners: &[ReadListener], problems: &mut Problems) {
                     .add(Code::OverlappingBind, bind.place.clone(), message)
                     .also(first.place.clone(), "first here");
             }
+            if metrics.is_some_and(|metrics| overlap(metrics, bind.value)) {
+                let message = format!("{} is taken by `metrics` in [global] already", bind.value);
+                problems.add(Code::OverlappingBind, bind.place.clone(), message);
+            }
+            if let Some(v4) = bind.value.ip().to_canonical().is_ipv4().then(|| bind.value.ip().to_canonical())
+                && bind.value.is_ipv6()
+            {
+                let message = format!("cannot listen on {}: IPv6 sockets take no IPv4", bind.value);
+                let hint = format!("write \"{v4}:{}\"", bind.value.port());
+                problems.add(Code::BadAddress, bind.place.clone(), message).hint(hint);
+            }
             binds.push(bind);
         }
-        warn_of_unreachable_routes(read, problems);
     }
 }
 
@@ -201,6 +221,7 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     let shutdown_grace = section.duration("shutdown-grace", problems);
     let ready_delay = section.duration("ready-delay", problems);
     let removed_sessions = section.word("removed-sessions", problems);
+    refuse_empty_path(&section, "status-socket", status_socket.as_ref(), problems);
     Some(Global {
         workers: workers?.value.map(|count| count as usize),
         status_socket: PathBuf::from(status_socket?.value),
@@ -216,11 +237,18 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     })
 }
 
+fn refuse_empty_path(section: &Section<'_>, key: &str, path: Option<&At<String>>, problems: &mut Problems) {
+    if let Some(path) = path.filter(|path| path.value.is_empty()) {
+        problems.add(Code::MissingKey, path.place.clone(), format!("`{key}` in {} is empty", section.title));
+    }
+}
+
 fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
     let section = Section::open(&LOG, "[log]", &table.place, table.value, problems);
     let format = section.word("format", problems);
     let sessions = section.word("sessions", problems);
     let target = section.text("target", problems);
+    refuse_empty_path(&section, "target", target.as_ref(), problems);
     let target = target?;
     if target.value == "journal" {
         let message = "`target = \"journal\"` is not built yet";

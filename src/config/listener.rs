@@ -7,7 +7,8 @@ use toml::de::DeTable;
 
 use super::WrittenRoute;
 use super::keys::{LISTENER, ROUTE};
-use super::section::{At, Section, hint_nearest};
+use super::nearest::{hint_nearest, is_name};
+use super::section::{At, Section};
 use super::{Access, Code, Listener, Place, Pool, PoolId, Problems, Protocol, Reject, Route, RouteTarget, Sources};
 use crate::decide::hello::TlsVersion;
 use crate::decide::prefix::PrefixMap;
@@ -25,14 +26,14 @@ pub struct ReadListener {
     pub route_places: Vec<Place>,
 }
 
-/// Reads one listener; `None` when it has no usable name or address.
+/// Reads one listener, whatever is wrong with it.
 pub fn read_listener(
     table: &DeTable<'_>,
     place: &Place,
     pools: &[Pool],
     sources: &Sources,
     problems: &mut Problems,
-) -> Option<ReadListener> {
+) -> ReadListener {
     let title = match table.get("name").and_then(|name| name.get_ref().as_str()) {
         Some(name) => format!("listener `{name}`"),
         None => "[[listener]]".to_owned(),
@@ -47,7 +48,8 @@ pub fn read_listener(
         section.missing("bind", "such as bind = [\"0.0.0.0:443\", \"[::]:443\"]", problems);
     }
     if section.is_empty_list("bind") {
-        problems.add(Code::MissingKey, section.key_place("bind"), format!("`bind` of {title} is empty"));
+        let message = format!("`bind` of {title} is empty");
+        problems.add(Code::MissingKey, section.key_place("bind"), message).hint("such as bind = [\"0.0.0.0:443\"]");
     }
     let protocol = match section.word("protocol", problems).map(|word| word.value) {
         Some("tcp") => Protocol::Tcp,
@@ -76,10 +78,12 @@ pub fn read_listener(
     let max_connections = section.integer("max-connections", problems).map(|count| count.value as u32);
     let idle_timeout = section.duration("idle-timeout", problems);
     let half_close_timeout = section.duration("half-close-timeout", problems);
-    let (name, binds) = (name?, binds?);
+    // Kept without them too, so that what else is wrong is reported in the same run.
+    let name = name.unwrap_or_else(|| At { value: String::new(), place: place.clone() });
+    let binds = binds.map(|binds| binds.value).unwrap_or_default();
     let listener = Listener {
         name: name.value.into(),
-        bind: binds.value.iter().map(|bind| bind.value).collect(),
+        bind: binds.iter().map(|bind| bind.value).collect(),
         protocol,
         pool,
         hello_timeout: hello_timeout.and_then(|time| time.value).unwrap_or_default(),
@@ -91,7 +95,7 @@ pub fn read_listener(
         half_close_timeout: half_close_timeout.and_then(|time| time.value),
         routes,
     };
-    Some(ReadListener { listener, name_place: name.place, binds: binds.value, route_places })
+    ReadListener { listener, name_place: name.place, binds, route_places }
 }
 
 fn read_reject(section: &Section<'_>, protocol: Protocol, problems: &mut Problems) -> Reject {
@@ -122,8 +126,10 @@ fn read_pool(section: &Section<'_>, pools: &[Pool], problems: &mut Problems) -> 
     if found.is_none() {
         let message = format!("pool `{}` of {} does not exist", name.value, section.title);
         let problem = problems.add(Code::UnknownPool, name.place, message);
-        if !hint_nearest(problem, &name.value, pools.iter().map(|pool| &*pool.name)) {
-            problem.hint(format!("add [pool.{}] with backends", name.value));
+        if !hint_nearest(problem, &name.value, pools.iter().map(|pool| &*pool.name)) && is_name(&name.value) {
+            let plain = name.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+            let quote = if plain { "" } else { "\"" };
+            problem.hint(format!("add [pool.{quote}{}{quote}] with backends", name.value));
         }
     }
     found
@@ -158,13 +164,11 @@ fn read_route(
     }
     let mut conditions = Conditions::default();
     let mut written = WrittenRoute::default();
+    for key in ["sni", "alpn", "from"].into_iter().filter(|key| section.is_empty_list(key)) {
+        let message = format!("`{key}` in {title} is empty");
+        problems.add(Code::MissingKey, section.key_place(key), message).hint("leave the key out for no condition");
+    }
     if let Some(names) = section.texts("sni", problems) {
-        if section.is_empty_list("sni") {
-            let message = format!("`sni` in {title} is empty");
-            problems
-                .add(Code::MissingKey, section.key_place("sni"), message)
-                .hint("leave the key out to match any name or none");
-        }
         for name in names.value {
             match NamePattern::parse(&name.value) {
                 Ok(pattern) => conditions.names.push(pattern),
@@ -201,7 +205,7 @@ fn read_route(
     let target = match (section.has("pool"), section.has("reject")) {
         (true, true) => {
             let message = format!("{title} has both `pool` and `reject`");
-            problems.add(Code::Conflict, section.key_place("reject"), message);
+            problems.add(Code::Conflict, section.key_place("reject"), message).hint("remove one of them");
             return None;
         }
         (false, false) => {

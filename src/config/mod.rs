@@ -5,6 +5,8 @@ mod check;
 mod dump;
 mod keys;
 mod listener;
+mod nearest;
+mod network;
 mod pool;
 mod problem;
 mod schema;
@@ -24,7 +26,7 @@ use crate::decide::route::Conditions;
 
 pub use check::check;
 pub use dump::dump;
-pub use keys::{Key, SECTIONS, SectionKeys};
+pub use keys::{Key, SECTIONS, SectionKeys, Status};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
 pub use source::{Place, SourceError, Sources};

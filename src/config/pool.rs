@@ -7,7 +7,8 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::keys::{BACKEND, HEALTH, POOL};
-use super::section::{At, NAME_HINT, Section, is_name};
+use super::nearest::{NAME_HINT, is_name};
+use super::section::{At, Section};
 use super::{Backend, Code, HealthCheck, OnDown, Place, Pool, Problems};
 use crate::decide::balance::{Balancer, Member, Method};
 use crate::decide::health::Thresholds;
@@ -106,17 +107,20 @@ fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
 }
 
 fn read_health(pool: &Section<'_>, problems: &mut Problems) -> Option<HealthCheck> {
-    let tables = pool.tables("health", problems);
     let warn = |place: Place, problems: &mut Problems| {
         let message = format!("{} has no health check: live traffic alone decides", pool.title);
-        problems
-            .add(Code::NoHealthCheck, place, message)
-            .hint(format!("add [{}.health] with check = \"tcp\"", pool.title.trim_matches(['[', ']'])));
+        let hint = if pool.has("health") {
+            "set check = \"tcp\"".to_owned()
+        } else {
+            format!("add [{}.health] with check = \"tcp\"", pool.title.trim_matches(['[', ']']))
+        };
+        problems.add(Code::NoHealthCheck, place, message).hint(hint);
     };
-    let Some(table) = tables.first() else {
+    if !pool.has("health") {
         warn(pool.place.clone(), problems);
         return None;
-    };
+    }
+    let table = pool.table("health", problems)?;
     let title = format!("[{}.health]", pool.title.trim_matches(['[', ']']));
     let section = Section::open(&HEALTH, &title, &table.place, table.value, problems);
     let check = section.word("check", problems);

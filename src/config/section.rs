@@ -1,15 +1,14 @@
 //! Reads one table of the file through its table of keys: unknown keys, wrong types and bad values become problems,
 //! and reading goes on, so that one run reports them all.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{Key, Kind, SectionKeys, Status, WORDS_LATER};
-use super::problem::{Code, Problems};
+use super::nearest::{NAME_HINT, hint_nearest, is_name, is_near, listing};
+use super::problem::{Code, Problem, Problems};
 use super::source::Place;
 use super::value::{parse_duration, parse_size};
 
@@ -51,7 +50,7 @@ impl<'a> Section<'a> {
             match keys.key(written.get_ref()) {
                 None => {
                     let message = format!("unknown key `{}` in {title}", written.get_ref());
-                    let names = keys.keys.iter().map(|key| key.name);
+                    let names = keys.keys.iter().filter(|key| key.status == Status::Built).map(|key| key.name);
                     hint_nearest(problems.add(Code::UnknownKey, at, message), written.get_ref(), names);
                 }
                 Some(key) if key.status == Status::NotBuilt => {
@@ -87,25 +86,49 @@ impl<'a> Section<'a> {
         self.table.get(name)
     }
 
-    /// Sub-tables: one table, or a list of tables.
+    /// A sub-table, written `[name]`.
+    pub fn table(&self, name: &str, problems: &mut Problems) -> Option<At<&'a DeTable<'a>>> {
+        let raw = self.raw(name)?;
+        let place = self.place_of(raw);
+        if let DeValue::Table(table) = raw.get_ref() {
+            return Some(At { value: table, place });
+        }
+        self.wrong_type(name, "one table", raw.get_ref(), place, problems)
+            .hint(format!("write it once, as [{}]", self.inside(name)));
+        None
+    }
+
+    /// Sub-tables, written `[[name]]`.
     pub fn tables(&self, name: &str, problems: &mut Problems) -> Vec<At<&'a DeTable<'a>>> {
         let Some(raw) = self.raw(name) else { return Vec::new() };
-        let elements: Vec<&Spanned<DeValue<'a>>> = match raw.get_ref() {
-            DeValue::Array(list) => list.iter().collect(),
-            _ => vec![raw],
+        let hint = format!("write [[{}]]", self.inside(name));
+        let DeValue::Array(list) = raw.get_ref() else {
+            self.wrong_type(name, "a list of tables", raw.get_ref(), self.place_of(raw), problems).hint(hint);
+            return Vec::new();
         };
         let mut tables = Vec::new();
-        for element in elements {
+        for element in list.iter() {
             match element.get_ref() {
                 DeValue::Table(table) => tables.push(At { value: table, place: self.place_of(element) }),
-                other => self.wrong_type(name, "a table", other, self.place_of(element), problems),
+                other => {
+                    self.wrong_type(name, "tables", other, self.place_of(element), problems).hint(hint.as_str());
+                }
             }
         }
         tables
     }
 
+    /// Heading of a sub-table.
+    fn inside(&self, name: &str) -> String {
+        match self.title.strip_prefix('[').and_then(|title| title.strip_suffix(']')) {
+            Some(title) => format!("{title}.{name}"),
+            None if self.keys.heading == "[[listener]]" => format!("listener.{name}"),
+            None => name.to_owned(),
+        }
+    }
+
     /// A value of any kind through `convert`, which reports what is wrong with it.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         name: &str,
         problems: &mut Problems,
@@ -163,8 +186,14 @@ impl<'a> Section<'a> {
     /// A whole number, or `None` for `"auto"`.
     pub fn auto_or_integer(&self, name: &str, problems: &mut Problems) -> Option<At<Option<i64>>> {
         self.read(name, problems, |section, key, raw, problems| {
-            if raw.get_ref().as_str() == Some("auto") {
-                return Some(None);
+            match raw.get_ref().as_str() {
+                Some("auto") => return Some(None),
+                Some(other) => {
+                    let message = format!("`{other}` is not a value of `{}`", key.name);
+                    problems.add(Code::UnknownWord, section.place_of(raw), message).hint("`auto`, or a whole number");
+                    return None;
+                }
+                None => {}
             }
             section.whole_number(key, raw, problems).map(Some)
         })
@@ -196,7 +225,11 @@ impl<'a> Section<'a> {
             }
             let Some(duration) = parse_duration(text) else {
                 let message = format!("`{text}` is not a duration for `{}`", key.name);
-                let off = if may_be_off { ", or \"off\"" } else { "" };
+                let off = match (may_be_off, text) {
+                    (true, _) => ", or \"off\"",
+                    (false, "off") => "; it cannot be off",
+                    (false, _) => "",
+                };
                 let hint = format!("a whole number and one of ms, s, m, h, d, such as \"250ms\" or \"5s\"{off}");
                 problems.add(Code::BadDuration, place, message).hint(hint);
                 return None;
@@ -241,51 +274,6 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// An address without a port.
-    pub fn address(&self, name: &str, problems: &mut Problems) -> Option<At<IpAddr>> {
-        self.read(name, problems, |section, key, raw, problems| {
-            let text = section.string(key.name, raw, problems)?;
-            let parsed = text.parse().ok();
-            if parsed.is_none() {
-                let message = format!("`{text}` is not an address for `{}`", key.name);
-                problems
-                    .add(Code::BadAddress, section.place_of(raw), message)
-                    .hint("such as \"10.0.0.11\" or \"2001:db8::1\"");
-            }
-            parsed
-        })
-    }
-
-    /// An address with a port.
-    pub fn socket_address(&self, name: &str, problems: &mut Problems) -> Option<At<SocketAddr>> {
-        self.read(name, problems, |section, key, raw, problems| section.one_socket_address(key.name, raw, problems))
-    }
-
-    /// Several addresses with ports, those that are right.
-    pub fn socket_addresses(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<At<SocketAddr>>>> {
-        self.list(name, problems, |section, key, raw, problems| {
-            let value = section.one_socket_address(key, raw, problems)?;
-            Some(At { value, place: section.place_of(raw) })
-        })
-    }
-
-    /// Several prefixes with their texts, those that are right.
-    pub fn prefixes(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<(IpNet, String)>>> {
-        self.list(name, problems, |section, key, raw, problems| {
-            let text = section.string(key, raw, problems)?;
-            let parsed = text.parse::<IpNet>().ok();
-            if parsed.is_none() {
-                let message = format!("`{text}` is not a prefix for `{key}`");
-                let mut hint = "address/length, such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned();
-                if let Ok(address) = text.parse::<IpAddr>() {
-                    hint = format!("a single address is \"{}\"", IpNet::from(address));
-                }
-                problems.add(Code::BadPrefix, section.place_of(raw), message).hint(hint);
-            }
-            parsed.map(|prefix| (prefix, text.to_owned()))
-        })
-    }
-
     /// Several strings.
     pub fn texts(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<At<String>>>> {
         self.list(name, problems, |section, key, raw, problems| {
@@ -294,13 +282,17 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Reports that a required key is missing.
+    /// Reports that a required key is missing, unless one is written that was probably meant.
     pub fn missing(&self, name: &str, hint: &str, problems: &mut Problems) {
+        let unknown = self.table.keys().filter(|key| self.keys.key(key.get_ref()).is_none());
+        if unknown.into_iter().any(|key| is_near(key.get_ref(), name)) {
+            return;
+        }
         let message = format!("{} has no `{name}`", self.title);
         problems.add(Code::MissingKey, self.place.clone(), message).hint(hint);
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         name: &str,
         problems: &mut Problems,
@@ -315,24 +307,6 @@ impl<'a> Section<'a> {
                 None
             }
         })
-    }
-
-    fn one_socket_address(&self, key: &str, raw: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<SocketAddr> {
-        let text = self.string(key, raw, problems)?;
-        let parsed = text.parse::<SocketAddr>().ok();
-        if parsed.is_none() {
-            let place = self.place_of(raw);
-            if is_host_and_port(text) {
-                let message = format!("host name `{text}` in `{key}` is not built yet");
-                problems.add(Code::NotBuilt, place, message).hint("this version takes addresses only");
-            } else {
-                let message = format!("`{text}` is not an address with a port for `{key}`");
-                problems
-                    .add(Code::BadAddress, place, message)
-                    .hint("such as \"10.0.0.11:443\" or \"[2001:db8::1]:443\"");
-            }
-        }
-        parsed
     }
 
     fn whole_number(&self, key: &Key, raw: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<i64> {
@@ -353,7 +327,12 @@ impl<'a> Section<'a> {
         inside
     }
 
-    fn string<'v>(&self, key: &str, raw: &'v Spanned<DeValue<'_>>, problems: &mut Problems) -> Option<&'v str> {
+    pub(super) fn string<'v>(
+        &self,
+        key: &str,
+        raw: &'v Spanned<DeValue<'_>>,
+        problems: &mut Problems,
+    ) -> Option<&'v str> {
         let text = raw.get_ref().as_str();
         if text.is_none() {
             self.wrong_type(key, "a string", raw.get_ref(), self.place_of(raw), problems);
@@ -374,45 +353,27 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn wrong_type(&self, key: &str, want: &str, got: &DeValue<'_>, place: Place, problems: &mut Problems) {
+    pub(super) fn wrong_type<'p>(
+        &self,
+        key: &str,
+        want: &str,
+        got: &DeValue<'_>,
+        place: Place,
+        problems: &'p mut Problems,
+    ) -> &'p mut Problem {
         let got = match got.type_str() {
-            kind @ ("array" | "integer") => format!("an {kind}"),
-            kind => format!("a {kind}"),
+            "array" => "a list",
+            "integer" => "a whole number",
+            "float" => "a number",
+            "boolean" => "true or false",
+            "datetime" => "a date",
+            "string" => "a string",
+            other => other,
         };
-        problems.add(Code::WrongType, place, format!("`{key}` in {} takes {want}, not {got}", self.title));
+        problems.add(Code::WrongType, place, format!("`{key}` in {} takes {want}, not {got}", self.title))
     }
 
-    fn place_of(&self, raw: &Spanned<DeValue<'_>>) -> Place {
+    pub(super) fn place_of(&self, raw: &Spanned<DeValue<'_>>) -> Place {
         Place::new(self.file, &raw.span())
     }
-}
-
-/// What a name may consist of.
-pub const NAME_HINT: &str = "letters, digits and - _ . : [ ], at most 64 of them";
-
-/// Whether `text` can be a name of a listener, pool or backend: no `/`, which separates pool and backend.
-pub fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
-    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    let host =
-        |host: &str| !host.is_empty() && !host.contains(':') && host.bytes().any(|byte| byte.is_ascii_alphabetic());
-    text.starts_with("srv:")
-        || text.rsplit_once(':').is_some_and(|(name, port)| host(name) && port.parse::<u16>().is_ok())
-}
-
-fn listing(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// Adds "did you mean" when a name is near enough. Returns whether it did.
-pub fn hint_nearest<'n>(problem: &mut super::Problem, written: &str, names: impl Iterator<Item = &'n str>) -> bool {
-    let scored = names.map(|name| (strsim::damerau_levenshtein(name, written), name));
-    let nearest = scored.min().filter(|(distance, name)| *distance <= name.len().max(3) / 3);
-    if let Some((_, name)) = nearest {
-        problem.hint(format!("did you mean `{name}`?"));
-    }
-    nearest.is_some()
 }

@@ -1,5 +1,6 @@
 //! Configuration files in memory, and places in them.
 
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
@@ -67,7 +68,9 @@ impl Sources {
             if path.is_dir() {
                 let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
                 let mut inside: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-                inside.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+                // Hidden files are editors' locks and backups, as for a shell's `*.toml`.
+                let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+                inside.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && !hidden(path));
                 inside.sort();
                 if inside.is_empty() {
                     return Err(failed(io::Error::new(io::ErrorKind::NotFound, "no *.toml in this folder")));
@@ -89,12 +92,12 @@ impl Sources {
 
     fn read_file(&mut self, path: &Path) -> Result<(), SourceError> {
         let failed = |cause| SourceError { path: path.to_owned(), cause };
-        let length = fs::metadata(path).map_err(failed)?.len();
-        if length > MAX_FILE {
-            let cause = format!("{length} bytes, more than {MAX_FILE}");
-            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, cause)));
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(failed)?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_FILE} bytes"))));
         }
-        let text = fs::read_to_string(path).map_err(failed)?;
         self.files.push(SourceFile { name: path.display().to_string(), text });
         Ok(())
     }
