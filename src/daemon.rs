@@ -140,7 +140,11 @@ impl DataPlane for Workers {
             };
             // With port 0 the kernel chooses for the first worker, and the others share its choice.
             let mut real = *address;
-            socket::refuse_if_taken(real).map_err(failed)?;
+            // Our own sockets are no obstacle: a wildcard may give way to one of its addresses, or the other way round.
+            let beside_own = |own: &SocketAddr| own.port() == real.port() && own.is_ipv4() == real.is_ipv4();
+            if !self.bound.iter().any(beside_own) {
+                socket::refuse_if_taken(real).map_err(failed)?;
+            }
             for sockets in &mut fresh {
                 let socket = socket::listen(real).map_err(failed)?;
                 real = socket::local_address(&socket).map_err(failed)?;

@@ -34,8 +34,6 @@ name = "tcp"
 protocol = "tcp"
 bind = ["{ip}:444"]
 pool = "echo"
-[pool.echo.health]
-check = "off"
 [pool.echo]
 backends = ["{ip}:1001"]
 "#;
@@ -55,11 +53,8 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
     opened += 1;
     echo(&mut old, Content { offset: 1, length: 1 });
 
-    let mut clients: Vec<Client> = (0..CLIENTS).flat_map(|_| [Client::tls(&daemon), Client::tcp(&daemon)]).collect();
+    let mut clients = crowd(&daemon);
     opened += clients.len();
-    eventually("the shortage is noticed", || {
-        daemon.log().contains("cannot accept: out of descriptors or memory; pausing").then_some(())
-    });
     // Two descriptors become free: enough to accept somebody, not enough to connect everybody.
     let served = eventually("somebody is served", || {
         let mut fates = clients.iter_mut().map(Client::fate);
@@ -95,6 +90,38 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
     echo(&mut old, Content { offset: 4, length: 100_000 });
     drop(old);
     assert_recovered(&daemon, base, opened);
+}
+
+/// A check that could not be made says nothing about the backend: no session may be closed for it.
+#[test]
+fn out_of_descriptors_no_backend_goes_down() {
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let health = "on-down = \"close\"\n[pool.echo.health]\ncheck = \"tcp\"\ninterval = \"20ms\"\n";
+    let daemon = Daemon::start_on(address, &[CONFIG, health].concat(), "workers = 2\n", limited);
+    let mut old = connect(daemon.at(444));
+    echo(&mut old, Content { offset: 1, length: 1 });
+    let clients = crowd(&daemon);
+    // Not to wait for something: the time in which some fifty checks cannot be made.
+    thread::sleep(Duration::from_secs(1));
+    echo(&mut old, Content { offset: 2, length: 100_000 });
+    drop(clients);
+    eventually("a new client is served", || is_served(&daemon).then_some(()));
+    echo(&mut old, Content { offset: 3, length: 100_000 });
+    drop(old);
+    let records = daemon.wait_for_records(CLIENTS * 2 + 2);
+    let wrong = |record: &&Value| record["end"] == "backend_down" || record["end"] == "no_backend";
+    assert_eq!(records.iter().filter(wrong).count(), 0, "sessions ended for a backend that is well");
+}
+
+/// More clients than the daemon has descriptors for; returns once it has noticed.
+#[track_caller]
+fn crowd(daemon: &Daemon) -> Vec<Client> {
+    let clients = (0..CLIENTS).flat_map(|_| [Client::tls(daemon), Client::tcp(daemon)]).collect();
+    eventually("the shortage is noticed", || {
+        daemon.log().contains("cannot accept: out of descriptors or memory; pausing").then_some(())
+    });
+    clients
 }
 
 /// Nothing is left over, and every connection has its one record.
@@ -158,10 +185,14 @@ impl Client {
     }
 
     fn send(mut stream: TcpStream, sent: Vec<u8>) -> Self {
-        // A client that was refused already may have been reset; `fate` sees it.
-        let _ = stream.write_all(&sent);
+        // Without TLS a client may be reset before it has said anything; the error is reported only once.
+        let fate = match stream.write_all(&sent).map_err(|error| error.kind()) {
+            Ok(()) => Fate::Waits,
+            Err(ErrorKind::ConnectionReset) if sent[0] != 0x16 => Fate::Refused,
+            Err(error) => panic!("{error}"),
+        };
         stream.set_nonblocking(true).unwrap();
-        Self { stream, sent, received: Vec::new(), fate: Fate::Waits }
+        Self { stream, sent, received: Vec::new(), fate }
     }
 
     /// Looks at what has come; anything but an echo or a clean refusal is a fault.
@@ -196,7 +227,7 @@ fn limited(command: &mut Command) -> &mut Command {
             None => wrapped.env_remove(name),
         };
     }
-    wrapped.stdout(Stdio::null());
+    wrapped.stdout(Stdio::null()).stderr(Stdio::null());
     *command = wrapped;
     command
 }

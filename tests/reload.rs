@@ -173,6 +173,48 @@ fn listeners_come_and_go_by_reload() {
 }
 
 #[test]
+fn wildcard_may_give_way_to_one_of_its_addresses() {
+    let address = own_loopback();
+    let _a = Backend::naming((address, 1001), "a");
+    let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let wild = ONE.replace("{ip}:443", &format!("0.0.0.0:{port}"));
+    let daemon = Daemon::start_on(address, &wild, "", |command| command);
+    assert_eq!(exchange(daemon.at(port), &hello()).unwrap(), b"a");
+    daemon.write_config(&ONE.replace("{ip}:443", &format!("{{ip}}:{port}")), "");
+    daemon.reload();
+    assert_eq!(exchange(daemon.at(port), &hello()).unwrap(), b"a");
+    eventually("the wildcard is closed", || TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
+}
+
+#[test]
+fn reload_asked_for_while_starting_waits_its_turn() {
+    let address = own_loopback();
+    let _a = Backend::naming((address, 1001), "a");
+    // A backend that does not answer its first check keeps the start waiting for a second.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&std::net::SocketAddr::from((address, 1002)).into()).unwrap();
+    silent.listen(0).unwrap();
+    let _fill: Vec<socket2::Socket> = (0..4)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&std::net::SocketAddr::from((address, 1002)).into());
+            socket
+        })
+        .collect();
+    let slow = ONE.replace("[\"{ip}:1001\"]", "[\"{ip}:1001\", \"{ip}:1002\"]");
+    let begun = std::time::Instant::now();
+    let daemon = Daemon::start_unready(address, &slow, "");
+    daemon.signal(Signal::SIGHUP);
+    eventually("the reload is done", || {
+        (daemon.get("/metrics")?.1.contains("sluice_config_generation 2")).then_some(())
+    });
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(900), "the start waited for the first check");
+    assert_eq!(daemon.metric("sluice_reloads_total{result=\"ok\"}"), 1.0);
+    assert_eq!(exchange(daemon.at(443), &hello()).unwrap(), b"a");
+}
+
+#[test]
 fn counts_health_and_overrides_of_unchanged_backends_carry_over() {
     let address = own_loopback();
     let (_a, _b) = (Backend::echo((address, 1001)), Backend::echo((address, 1002)));

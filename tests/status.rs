@@ -183,6 +183,21 @@ fn commands_print_tables_for_pipes_and_json_on_request() {
 }
 
 #[test]
+fn bytes_of_an_open_session_are_counted_while_it_runs() {
+    let (daemon, _backend) = start();
+    let hello = client_hello(Some("b.shop.test"), &[]);
+    let mut session = connect(daemon.at(443));
+    session.write_all(&hello).unwrap();
+    session.read_exact(&mut vec![0; hello.len()]).unwrap();
+    eventually("the bytes are counted", || {
+        session.write_all(b"x").unwrap();
+        session.read_exact(&mut [0; 1]).unwrap();
+        let row = daemon.json("/v1/backends")[0].clone();
+        (row["active"] == 1 && row["bytes_down"].as_u64()? > hello.len() as u64).then_some(())
+    });
+}
+
+#[test]
 fn drained_backend_takes_no_new_session_and_keeps_the_old_ones() {
     let (daemon, _backend) = start();
     let hello = client_hello(Some("b.shop.test"), &[]);

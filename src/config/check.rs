@@ -69,7 +69,9 @@ fn read_files(files: &[(usize, Spanned<DeTable<'_>>)], sources: &Sources, proble
     // With errors about, what is missing may only have been misread.
     if problems.count(Severity::Error) == 0 {
         warn_of_unused_pools(&listeners, &pools, problems);
-        listeners.iter().for_each(|read| warn_of_unreachable_routes(read, problems));
+        for read in &listeners {
+            warn_of_unreachable_routes(read, problems);
+        }
     }
     Some(Config {
         global: global?,

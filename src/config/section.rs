@@ -107,7 +107,7 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         let mut tables = Vec::new();
-        for element in list.iter() {
+        for element in list {
             match element.get_ref() {
                 DeValue::Table(table) => tables.push(At { value: table, place: self.place_of(element) }),
                 other => {

@@ -56,10 +56,13 @@ pub async fn run(
         spawn_local(serve_metrics(Handle::clone(&control), listener));
     }
 
+    // A reload that is asked for meanwhile waits until there is something to reload.
+    let starting = control.reloading.lock().await;
     // Listeners are bound; clients wait in the backlog until the first checks have answered.
     probes::apply_and_wait(&control, &snapshot).await;
     control.plane.borrow_mut().install(&snapshot);
     shared.set_phase(Phase::Running);
+    drop(starting);
     for listener in &snapshot.listeners {
         let (name, bind) = (&*listener.config.name, &listener.config.bind);
         tracing::info!(listener = name, ?bind, "listening");

@@ -274,7 +274,7 @@ fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         let up = (with(backend, "direction", "up"), backend.sum(|shard| shard.bytes_up.get()));
         [up, (with(backend, "direction", "down"), backend.sum(|shard| shard.bytes_down.get()))]
     });
-    out.counters("backend_bytes", "Bytes of ended sessions", rows)?;
+    out.counters("backend_bytes", "Bytes delivered, a second late at most", rows)?;
     let rows = all.iter().flat_map(|(backend, _)| {
         let vitals = backend.vitals();
         let ok = (with(backend, "result", "ok"), vitals.checks_ok);
@@ -319,7 +319,7 @@ fn data_path(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
         let labels = vec![("path", (*path).to_owned()), ("direction", (*direction).to_owned())];
         (labels, sum(&|worker| &worker.relayed[place]))
     });
-    out.counters("relay_bytes", "Bytes of ended sessions, by the path they took", rows)?;
+    out.counters("relay_bytes", "Bytes delivered, by the path they took", rows)?;
     let reason = vec![("reason", "no_pipe".to_owned())];
     let fallbacks = sum(&|worker| &worker.pipe_fallbacks);
     out.counters(

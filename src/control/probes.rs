@@ -186,6 +186,7 @@ impl Probe {
         }
         let health = checker.health();
         drop(checker);
+        let first = self.backend.vitals().check.ok.is_none();
         if health == Health::Up && verdict.ok {
             self.backend.live_failures.store(0, Ordering::Relaxed);
         }
@@ -198,7 +199,11 @@ impl Probe {
             vitals.check.at = Some(jiff::Timestamp::now());
             if verdict.ok { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
         });
-        self.announce(plan, changed, &verdict.detail);
+        self.announce(
+            plan,
+            changed.map(|(old, new)| (if first { "unknown" } else { old.name() }, new)),
+            &verdict.detail,
+        );
     }
 
     /// Connects of live traffic failed: enough in a row bring the backend down without waiting for a check.
@@ -219,16 +224,16 @@ impl Probe {
             }
             vitals.health = health;
         });
-        self.announce(plan, changed, &detail);
+        self.announce(plan, changed.map(|(old, new)| (old.name(), new)), &detail);
     }
 
-    fn announce(&self, plan: &Plan, changed: Option<(Standing, Standing)>, detail: &str) {
+    fn announce(&self, plan: &Plan, changed: Option<(&str, Standing)>, detail: &str) {
         let Some((old, new)) = changed else { return };
         let (pool, backend) = (&*self.backend.pool, &*self.backend.name);
         if new == Standing::Down {
-            tracing::warn!(pool, backend, from = old.name(), to = new.name(), detail, "backend changed");
+            tracing::warn!(pool, backend, from = old, to = new.name(), detail, "backend changed");
         } else {
-            tracing::info!(pool, backend, from = old.name(), to = new.name(), detail, "backend changed");
+            tracing::info!(pool, backend, from = old, to = new.name(), detail, "backend changed");
         }
         if new == Standing::Down
             && plan.on_down == OnDown::Close

@@ -117,7 +117,7 @@ fn batch(worker: &Rc<Worker>, door: &Door) -> Batch {
                 let listener = Rc::clone(&door.listener.borrow());
                 // An address that cannot be asked for belongs to a connection that is gone already.
                 let destination = local.unwrap_or(client);
-                spawn_local(serve(Rc::clone(worker), listener, Accepted { socket, client, destination }));
+                spawn_local(serve(worker, listener, Accepted { socket, client, destination }));
             }
             Err(error) => {
                 worker.give_place_back();

@@ -71,16 +71,24 @@ fn count(worker: &Worker, session: &Session, reason: CloseReason) {
     }
     if let (Some(seat), Some(_)) = (&facts.seat, facts.sent_at) {
         let brief = seat.backend();
-        brief.shard().bytes_up.add(session.moved.up());
-        brief.shard().bytes_down.add(session.moved.down());
         brief.backend.time(worker.id, |timings| {
             timings.add(session.started.elapsed(), facts.connect_time, facts.first_byte_time);
         });
     }
-    let relayed = &worker.counters().relayed;
-    for direction in [0, 1] {
-        relayed[direction].add(session.moved.copied[direction].get());
-        relayed[2 + direction].add(session.moved.spliced[direction].get());
+    drop(facts);
+    report_bytes(worker, session);
+}
+
+/// Tells the counters of backend and worker of the bytes since the last time.
+pub fn report_bytes(worker: &Worker, session: &Session) {
+    let fresh = session.moved.unreported();
+    for (counter, bytes) in worker.counters().relayed.iter().zip(fresh) {
+        counter.add(bytes);
+    }
+    if let Some(seat) = &session.facts.borrow().seat {
+        let [copied_up, copied_down, spliced_up, spliced_down] = fresh;
+        seat.backend().shard().bytes_up.add(copied_up + spliced_up);
+        seat.backend().shard().bytes_down.add(copied_down + spliced_down);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Problems of what is counted or measured: durations, sizes, addresses, prefixes, numbers.
+//! Problems of what is counted or measured: durations, sizes, numbers.
 
 use super::check;
 
@@ -123,134 +123,6 @@ error[E009]: `max-hello` is 1GiB, outside 512B to 1MiB
 }
 
 #[test]
-fn addresses_need_a_port_where_one_belongs() {
-    check(
-        r#"[global]
-metrics = "9117"
-[[listener]]
-name = "https"
-bind = ["127.0.0.1", "0.0.0.0:99999", "::1:443"]
-pool = "shop"
-[pool.shop]
-backends = ["10.0.0.11:0", "10.0.0.256:443"]
-[pool.shop.health]
-check = "tcp"
-address = "10.0.0.11:443"
-"#,
-        r#"
-error[E007]: `9117` is not an address with a port for `metrics`
- --> a.toml:2:11
-  |
-2 | metrics = "9117"
-  |           ^^^^^^
-  |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
-
-error[E007]: `127.0.0.1` is not an address with a port for `bind`
- --> a.toml:5:9
-  |
-5 | bind = ["127.0.0.1", "0.0.0.0:99999", "::1:443"]
-  |         ^^^^^^^^^^^
-  |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
-
-error[E007]: `0.0.0.0:99999` is not an address with a port for `bind`
- --> a.toml:5:22
-  |
-5 | bind = ["127.0.0.1", "0.0.0.0:99999", "::1:443"]
-  |                      ^^^^^^^^^^^^^^^
-  |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
-
-error[E007]: `::1:443` is not an address with a port for `bind`
- --> a.toml:5:39
-  |
-5 | bind = ["127.0.0.1", "0.0.0.0:99999", "::1:443"]
-  |                                       ^^^^^^^^^
-  |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
-
-error[E009]: backend 10.0.0.11:0 has port 0
- --> a.toml:8:13
-  |
-8 | backends = ["10.0.0.11:0", "10.0.0.256:443"]
-  |             ^^^^^^^^^^^^^
-
-error[E007]: `10.0.0.256:443` is not an address with a port for `backends`
- --> a.toml:8:28
-  |
-8 | backends = ["10.0.0.11:0", "10.0.0.256:443"]
-  |                            ^^^^^^^^^^^^^^^^
-  |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
-
-error[E007]: `10.0.0.11:443` is not an address for `address`
-  --> a.toml:11:11
-   |
-11 | address = "10.0.0.11:443"
-   |           ^^^^^^^^^^^^^^^
-   |
-   = help: such as "10.0.0.11" or "2001:db8::1"
-"#,
-    );
-}
-
-#[test]
-fn prefixes_have_a_length() {
-    check(
-        r#"{LISTENER}
-allow = ["10.0.0.0/33", "10.0.0.1", "2001:db8::1"]
-deny = ["office"]
-[[listener.route]]
-from = ["10.0.0.0/8", "fe80::/200"]
-pool = "shop"
-{POOL}
-"#,
-        r#"
-error[E008]: `10.0.0.0/33` is not a prefix for `allow`
- --> a.toml:6:10
-  |
-6 | allow = ["10.0.0.0/33", "10.0.0.1", "2001:db8::1"]
-  |          ^^^^^^^^^^^^^
-  |
-  = help: address/length, such as "10.0.0.0/8" or "2001:db8::/32"
-
-error[E008]: `10.0.0.1` is not a prefix for `allow`
- --> a.toml:6:25
-  |
-6 | allow = ["10.0.0.0/33", "10.0.0.1", "2001:db8::1"]
-  |                         ^^^^^^^^^^
-  |
-  = help: a single address is "10.0.0.1/32"
-
-error[E008]: `2001:db8::1` is not a prefix for `allow`
- --> a.toml:6:37
-  |
-6 | allow = ["10.0.0.0/33", "10.0.0.1", "2001:db8::1"]
-  |                                     ^^^^^^^^^^^^^
-  |
-  = help: a single address is "2001:db8::1/128"
-
-error[E008]: `office` is not a prefix for `deny`
- --> a.toml:7:9
-  |
-7 | deny = ["office"]
-  |         ^^^^^^^^
-  |
-  = help: address/length, such as "10.0.0.0/8" or "2001:db8::/32"
-
-error[E008]: `fe80::/200` is not a prefix for `from`
- --> a.toml:9:23
-  |
-9 | from = ["10.0.0.0/8", "fe80::/200"]
-  |                       ^^^^^^^^^^^^
-  |
-  = help: address/length, such as "10.0.0.0/8" or "2001:db8::/32"
-"#,
-    );
-}
-
-#[test]
 fn numbers_have_limits() {
     check(
         r#"[global]
@@ -308,6 +180,25 @@ error[E009]: `weight` is 1001, outside 0 to 1000
    |
 16 | weight = 1001
    |          ^^^^
+"#,
+    );
+}
+
+#[test]
+fn durations_that_cannot_be_off_say_so() {
+    check(
+        r#"{LISTENER}
+hello-timeout = "off"
+{POOL}
+"#,
+        r#"
+error[E005]: `off` is not a duration for `hello-timeout`
+ --> a.toml:6:17
+  |
+6 | hello-timeout = "off"
+  |                 ^^^^^
+  |
+  = help: a whole number and one of ms, s, m, h, d, such as "250ms" or "5s"; it cannot be off
 "#,
     );
 }

@@ -65,6 +65,46 @@ warning[W001]: route of listener `https` can never match: the one at a.toml:25 t
 }
 
 #[test]
+fn what_follows_from_an_error_is_not_warned_of() {
+    // Neither that the second route can never match, nor that nothing uses the pool.
+    check(
+        r#"[[listener]]
+name = "https"
+bind = ["127.0.0.1:443"]
+[[listener.route]]
+from = ["office"]
+pool = "shop"
+[[listener.route]]
+alpn = ["h2"]
+pool = "shop"
+[[listener.route]]
+pool = "spaer"
+{POOL}
+[pool.spare]
+backends = ["10.0.0.12:443"]
+health.check = "tcp"
+"#,
+        r#"
+error[E008]: `office` is not a prefix for `from`
+ --> a.toml:5:9
+  |
+5 | from = ["office"]
+  |         ^^^^^^^^
+  |
+  = help: address/length, such as "10.0.0.0/8" or "2001:db8::/32"
+
+error[E012]: pool `spaer` of route of listener `https` does not exist
+  --> a.toml:11:8
+   |
+11 | pool = "spaer"
+   |        ^^^^^^^
+   |
+   = help: did you mean `spare`?
+"#,
+    );
+}
+
+#[test]
 fn routes_need_one_target() {
     check(
         r#"{LISTENER}
@@ -82,6 +122,8 @@ error[E017]: route of listener `https` has both `pool` and `reject`
   |
 9 | reject = "close"
   | ^^^^^^
+  |
+  = help: remove one of them
 
 error[E010]: route of listener `https` has no `pool`
   --> a.toml:10:1
@@ -172,6 +214,8 @@ alpn = ["h2", ""]
 pool = "shop"
 [[listener.route]]
 sni = []
+alpn = []
+from = []
 pool = "shop"
 {POOL}
 "#,
@@ -224,7 +268,23 @@ error[E010]: `sni` in route of listener `https` is empty
 11 | sni = []
    | ^^^
    |
-   = help: leave the key out to match any name or none
+   = help: leave the key out for no condition
+
+error[E010]: `alpn` in route of listener `https` is empty
+  --> a.toml:12:1
+   |
+12 | alpn = []
+   | ^^^^
+   |
+   = help: leave the key out for no condition
+
+error[E010]: `from` in route of listener `https` is empty
+  --> a.toml:13:1
+   |
+13 | from = []
+   | ^^^^
+   |
+   = help: leave the key out for no condition
 "#,
     );
 }

@@ -1,14 +1,13 @@
-//! Problems between tables: names defined twice, pools that do not exist or are not used, addresses bound twice.
+//! Problems between tables: names defined twice, pools that do not exist, are empty or are not used.
 
 use super::{POOL, check, check_files};
 
 #[test]
-fn names_defined_twice_in_one_file_show_both_places() {
+fn names_defined_twice_in_one_file_show_both_places_even_without_a_bind() {
     check(
         r#"{LISTENER}
 [[listener]]
 name = "https"
-bind = ["127.0.0.1:8443"]
 pool = "shop"
 [pool.shop]
 backends = ["10.0.0.11:443", "10.0.0.12:443", "10.0.0.11:443"]
@@ -20,6 +19,14 @@ address = "10.0.0.12:443"
 name = "shop-3"
 "#,
         r#"
+error[E010]: listener `https` has no `bind`
+ --> a.toml:6:1
+  |
+6 | [[listener]]
+  | ^^^^^^^^^^^^
+  |
+  = help: such as bind = ["0.0.0.0:443", "[::]:443"]
+
 error[E011]: listener `https` is defined twice
  --> a.toml:7:8
   |
@@ -30,18 +37,18 @@ error[E011]: listener `https` is defined twice
   |        ^^^^^^^
 
 error[E011]: backend `10.0.0.11:443` stands twice in [pool.shop]
-  --> a.toml:11:47
+  --> a.toml:10:47
    |
-11 | backends = ["10.0.0.11:443", "10.0.0.12:443", "10.0.0.11:443"]
+10 | backends = ["10.0.0.11:443", "10.0.0.12:443", "10.0.0.11:443"]
    |             --------------- first here        ^^^^^^^^^^^^^^^
 
 error[E011]: backend `10.0.0.12:443` stands twice in [pool.shop]
-  --> a.toml:14:11
+  --> a.toml:13:11
    |
-11 | backends = ["10.0.0.11:443", "10.0.0.12:443", "10.0.0.11:443"]
+10 | backends = ["10.0.0.11:443", "10.0.0.12:443", "10.0.0.11:443"]
    |                              --------------- first here
 ...
-14 | address = "10.0.0.12:443"
+13 | address = "10.0.0.12:443"
    |           ^^^^^^^^^^^^^^^
 "#,
     );
@@ -83,50 +90,6 @@ error[E012]: pool `database` of route of listener `https` does not exist
 }
 
 #[test]
-fn binds_that_overlap_are_refused() {
-    check(
-        r#"[[listener]]
-name = "https"
-bind = ["0.0.0.0:443", "[::]:443", "127.0.0.1:8443", "[::1]:8443", "127.0.0.1:0", "127.0.0.1:0"]
-pool = "shop"
-[[listener]]
-name = "again"
-bind = ["127.0.0.1:8443", "127.0.0.2:8443", "10.0.0.1:443", "[::1]:443"]
-pool = "shop"
-{POOL}
-"#,
-        r#"
-error[E013]: 127.0.0.1:8443 is taken by 127.0.0.1:8443 already
- --> a.toml:7:9
-  |
-3 | bind = ["0.0.0.0:443", "[::]:443", "127.0.0.1:8443", "[::1]:8443", "127.0.0.1:0", "127.0.0.1:0"]
-  |                                    ---------------- first here
-...
-7 | bind = ["127.0.0.1:8443", "127.0.0.2:8443", "10.0.0.1:443", "[::1]:443"]
-  |         ^^^^^^^^^^^^^^^^
-
-error[E013]: 10.0.0.1:443 is taken by 0.0.0.0:443 already
- --> a.toml:7:45
-  |
-3 | bind = ["0.0.0.0:443", "[::]:443", "127.0.0.1:8443", "[::1]:8443", "127.0.0.1:0", "127.0.0.1:0"]
-  |         ------------- first here
-...
-7 | bind = ["127.0.0.1:8443", "127.0.0.2:8443", "10.0.0.1:443", "[::1]:443"]
-  |                                             ^^^^^^^^^^^^^^
-
-error[E013]: [::1]:443 is taken by [::]:443 already
- --> a.toml:7:61
-  |
-3 | bind = ["0.0.0.0:443", "[::]:443", "127.0.0.1:8443", "[::1]:8443", "127.0.0.1:0", "127.0.0.1:0"]
-  |                        ---------- first here
-...
-7 | bind = ["127.0.0.1:8443", "127.0.0.2:8443", "10.0.0.1:443", "[::1]:443"]
-  |                                                             ^^^^^^^^^^^
-"#,
-    );
-}
-
-#[test]
 fn pools_without_backends_are_refused() {
     check(
         r#"{LISTENER}
@@ -163,6 +126,12 @@ error[E014]: [pool.other] has no backends
 fn pools_without_check_or_use_are_warned_of() {
     check(
         r#"{LISTENER}
+[[listener.route]]
+sni = ["off.test"]
+pool = "off"
+[pool.off]
+backends = ["10.0.0.13:443"]
+health.check = "off"
 [pool.shop]
 backends = ["10.0.0.11:443"]
 [pool.spare]
@@ -170,19 +139,27 @@ backends = ["10.0.0.12:443"]
 health.check = "tcp"
 "#,
         r#"
+warning[W002]: [pool.off] has no health check: live traffic alone decides
+  --> a.toml:11:1
+   |
+11 | health.check = "off"
+   | ^^^^^^
+   |
+   = help: set check = "tcp"
+
 warning[W002]: [pool.shop] has no health check: live traffic alone decides
- --> a.toml:6:7
-  |
-6 | [pool.shop]
-  |       ^^^^
-  |
-  = help: add [pool.shop.health] with check = "tcp"
+  --> a.toml:12:7
+   |
+12 | [pool.shop]
+   |       ^^^^
+   |
+   = help: add [pool.shop.health] with check = "tcp"
 
 warning[W003]: nothing uses pool `spare`
- --> a.toml:8:7
-  |
-8 | [pool.spare]
-  |       ^^^^^
+  --> a.toml:14:7
+   |
+14 | [pool.spare]
+   |       ^^^^^
 "#,
     );
 }

@@ -116,15 +116,35 @@ impl Daemon {
         command.stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
         let child = adjust(&mut command).spawn().expect("start sluice");
         let mut daemon = Self { child, dir, address };
+        daemon.wait_for_status(|status| status == 200);
+        daemon
+    }
+
+    /// Starts a daemon and waits only until its status socket answers and signals are heard.
+    #[track_caller]
+    pub fn start_unready(address: Ipv4Addr, body: &str, global: &str) -> Self {
+        let dir = TempDir::new();
+        write_config(&dir, address, body, global);
+        let mut command = sluice();
+        command.arg("run").arg("-c").arg(dir.path().join("sluice.toml"));
+        command.stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
+        let child = command.spawn().expect("start sluice");
+        let mut daemon = Self { child, dir, address };
+        daemon.wait_for_status(|_| true);
+        daemon
+    }
+
+    #[track_caller]
+    fn wait_for_status(&mut self, good: impl Fn(u16) -> bool) {
+        let daemon = self;
         let begun = Instant::now();
-        while daemon.get("/readyz").is_none_or(|(status, _)| status != 200) {
+        while daemon.get("/readyz").is_none_or(|(status, _)| !good(status)) {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("sluice ended with {status} instead of starting:\n{}", daemon.stderr());
             }
             assert!(begun.elapsed() < DEADLINE, "not ready:\n{}{}", daemon.stderr(), daemon.log());
             thread::sleep(Duration::from_millis(5));
         }
-        daemon
     }
 
     pub fn dir(&self) -> &Path {

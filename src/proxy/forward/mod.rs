@@ -15,6 +15,7 @@ pub use pipes::Pipes;
 
 use self::direction::{Direction, Lost, Step};
 use super::connect::Connected;
+use super::record;
 use super::session::Session;
 use super::worker::Worker;
 use crate::decide::close::CloseReason;
@@ -23,6 +24,9 @@ use crate::sys::socket;
 
 /// After this long a session is worth keepalive on the backend's leg; short ones do not pay for it.
 const KEEPALIVE_AFTER_MS: u64 = 30_000;
+
+/// How often the counters are told of the bytes of a session that goes on.
+const REPORT_EVERY_MS: u64 = 1000;
 
 /// One end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ enum Side {
 pub struct Moved {
     pub(super) copied: [Cell<u64>; 2],
     pub(super) spliced: [Cell<u64>; 2],
+    /// Bytes of each direction that the counters of backend and worker know of already: copied, then spliced.
+    reported: [Cell<u64>; 4],
 }
 
 /// Direction of bytes, as index of [`Moved`].
@@ -51,6 +57,13 @@ impl Moved {
     /// Bytes from the backend to the client.
     pub fn down(&self) -> u64 {
         self.copied[DOWN].get() + self.spliced[DOWN].get()
+    }
+
+    /// Bytes since the last call: copied up, copied down, spliced up, spliced down.
+    pub fn unreported(&self) -> [u64; 4] {
+        let [copied, spliced] = [&self.copied, &self.spliced];
+        let now = [copied[UP].get(), copied[DOWN].get(), spliced[UP].get(), spliced[DOWN].get()];
+        std::array::from_fn(|kind| now[kind] - self.reported[kind].replace(now[kind]))
     }
 
     /// Name of the path that the bytes of a direction took; `None` without bytes.
@@ -80,6 +93,8 @@ pub struct Flow {
     broken: Option<(Side, AfterFin)>,
     /// When no byte came for too long; `u64::MAX`: never.
     deadline_ms: u64,
+    /// When the counters of backend and worker were last told of the bytes.
+    reported_ms: u64,
     kept_alive: bool,
     begun: bool,
 }
@@ -101,6 +116,7 @@ impl Flow {
             down: Direction::default(),
             broken: None,
             deadline_ms: u64::MAX,
+            reported_ms: 0,
             kept_alive: false,
             begun: false,
         }
@@ -136,6 +152,10 @@ impl Flow {
         self.pass_on_fin();
         if session.moved.up() + session.moved.down() != before || self.finished() != finished {
             note_first_byte(session);
+            if now >= self.reported_ms + REPORT_EVERY_MS {
+                self.reported_ms = now;
+                record::report_bytes(worker, session);
+            }
             self.deadline_ms = self.quiet_until(session, now);
         } else if now >= self.deadline_ms {
             let half = self.finished() == 1;
@@ -152,6 +172,7 @@ impl Flow {
 
     fn begin(&mut self, session: &Session, now: u64) {
         self.begun = true;
+        self.reported_ms = now;
         self.deadline_ms = self.quiet_until(session, now);
         add(&session.moved.copied[UP], self.up.take_credit());
     }

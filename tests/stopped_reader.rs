@@ -1,0 +1,189 @@
+//! A reader that stops: the sender is held back, the daemon keeps one buffer or pipe per direction and no more, and a
+//! sender that resets meanwhile is noticed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::Value;
+use socket2::SockRef;
+use support::pump::Content;
+use support::{Backend, DEADLINE, Daemon, connect, eventually, own_loopback};
+
+/// More than all socket buffers on the way hold.
+const PUSHED: Content = Content { offset: 12_345, length: 64 << 20 };
+
+const CONFIG: &str = r#"
+[[listener]]
+name = "tcp"
+protocol = "tcp"
+bind = ["{ip}:444"]
+pool = "all"
+[pool.all]
+backends = ["{ip}:1001"]
+"#;
+
+/// A daemon and a backend that hands its ends over.
+struct World {
+    daemon: Daemon,
+    ends: mpsc::Receiver<TcpStream>,
+    _backend: Backend,
+}
+
+impl World {
+    fn new() -> Self {
+        let address = own_loopback();
+        let (end, ends) = mpsc::channel();
+        let end = Mutex::new(end);
+        let backend = Backend::start((address, 1001), move |stream| {
+            let _ = end.lock().unwrap().send(stream);
+        });
+        let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
+        Self { daemon, ends, _backend: backend }
+    }
+
+    /// A session over which one byte has gone each way: who is to push, and who is not to read.
+    fn session(&self, pushes: Pushes) -> (TcpStream, TcpStream) {
+        let mut client = connect(self.daemon.at(444));
+        client.write_all(b"?").unwrap();
+        let mut server = self.ends.recv_timeout(DEADLINE).expect("a session at the backend");
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        server.set_write_timeout(Some(DEADLINE)).unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        if pushes == Pushes::Client { (client, server) } else { (server, client) }
+    }
+}
+
+#[test]
+fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
+    let world = World::new();
+    let pairs: Vec<_> = [Pushes::Client, Pushes::Server].map(|pushes| world.session(pushes)).into();
+    let base = private_bytes(&world.daemon);
+    let pushing = pairs.into_iter().map(|(sender, reader)| (Pushing::start(sender, PUSHED), reader));
+    let pushing: Vec<(Pushing, TcpStream)> = pushing.collect();
+    for (pushing, _) in &pushing {
+        let sent = pushing.wait_for_standstill();
+        assert!(sent < PUSHED.length, "somebody swallowed all {sent} bytes");
+    }
+    let grown = private_bytes(&world.daemon).saturating_sub(base);
+    eprintln!("the daemon grew by {grown} bytes");
+    assert!(grown < 4 << 20, "the daemon grew by {grown} bytes");
+    for (pushing, mut reader) in pushing {
+        let mut received = 0;
+        let mut buffer = vec![0; 64 * 1024];
+        while let count @ 1.. = reader.read(&mut buffer).unwrap() {
+            PUSHED.check(received, &buffer[..count]).unwrap();
+            received += count as u64;
+        }
+        assert_eq!(received, PUSHED.length);
+        reader.shutdown(Shutdown::Write).unwrap();
+        pushing.thread.join().unwrap();
+    }
+    for record in world.daemon.wait_for_records(2) {
+        assert_eq!(record["end"], "done", "{record}");
+        assert_eq!(number(&record, "bytes_up") + number(&record, "bytes_down"), PUSHED.length + 2, "{record}");
+    }
+}
+
+#[test]
+fn a_sender_that_resets_is_noticed_while_the_reader_has_stopped() {
+    let world = World::new();
+    for (count, pushes, end) in [(1, Pushes::Client, "client_reset"), (2, Pushes::Server, "backend_reset")] {
+        let (sender, mut reader) = world.session(pushes);
+        SockRef::from(&sender).set_linger(Some(Duration::ZERO)).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        push_until_full(&sender);
+        drop(sender);
+        // The reader goes on doing nothing: without reading, it is told.
+        eventually("the reader's socket is in error", || {
+            let mut descriptors = [PollFd::new(reader.as_fd(), PollFlags::empty())];
+            poll(&mut descriptors, PollTimeout::from(50_u8)).unwrap();
+            descriptors[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)).then_some(())
+        });
+        let mut rest = Vec::new();
+        let error = reader.read_to_end(&mut rest).expect_err("no clean end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        for (number, piece) in rest.chunks(64 * 1024).enumerate() {
+            PUSHED.check(number as u64 * 64 * 1024, piece).unwrap();
+        }
+        let records = world.daemon.wait_for_records(count);
+        assert!(records.iter().any(|record| record["end"] == end), "{end}: {records:?}");
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pushes {
+    Client,
+    Server,
+}
+
+/// A thread that sends as fast as it is let, and then FIN.
+struct Pushing {
+    sent: Arc<AtomicU64>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Pushing {
+    fn start(mut stream: TcpStream, content: Content) -> Self {
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        let thread = thread::spawn(move || {
+            let mut position = 0;
+            while position < content.length {
+                position += stream.write(content.at(position, 64 * 1024)).expect("write") as u64;
+                counter.store(position, Ordering::SeqCst);
+            }
+            stream.shutdown(Shutdown::Write).unwrap();
+            // Closing before the other side has read would be no fault, but this way a reset would be noticed.
+            assert_eq!(stream.read(&mut [0]).expect("no reset"), 0);
+        });
+        Self { sent, thread }
+    }
+
+    /// Waits until nothing has moved for half a second.
+    fn wait_for_standstill(&self) -> u64 {
+        let (mut last, mut since) = (0, Instant::now());
+        eventually("the sender stands still", || {
+            let sent = self.sent.load(Ordering::SeqCst);
+            if sent != last {
+                (last, since) = (sent, Instant::now());
+            }
+            (sent > 0 && since.elapsed() > Duration::from_millis(500)).then_some(sent)
+        })
+    }
+}
+
+/// Memory that belongs to the daemon alone.
+fn private_bytes(daemon: &Daemon) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).unwrap();
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024).sum()
+}
+
+/// Writes until nothing has been taken for half a second.
+fn push_until_full(mut stream: &TcpStream) {
+    let (mut sent, mut since) = (0, Instant::now());
+    eventually("the way is full", || {
+        while let Ok(count) = stream.write(PUSHED.at(sent, 64 * 1024)) {
+            assert!(count > 0, "somebody swallowed all {sent} bytes");
+            sent += count as u64;
+            since = Instant::now();
+        }
+        (since.elapsed() > Duration::from_millis(500)).then_some(())
+    });
+}
+
+fn number(record: &Value, field: &str) -> u64 {
+    record[field].as_u64().unwrap()
+}
