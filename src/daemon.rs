@@ -40,6 +40,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Log(LogTarget::File(path), cause) => write!(f, "cannot open log file {}: {cause}", path.display()),
+            Self::Log(LogTarget::Journal, cause) => write!(f, "cannot reach the journal: {cause}"),
             Self::Log(LogTarget::Stderr, cause) => write!(f, "cannot start the log: {cause}"),
             Self::Socket(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),

@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));
     let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", limited);
-    assert!(daemon.log().contains("raise LimitNOFILE"), "a low limit is announced at the start");
+    eventually("a low limit is announced", || daemon.log().contains("raise LimitNOFILE").then_some(()));
     let mut opened = 1;
     assert!(is_served(&daemon));
     daemon.wait_for_records(opened);
@@ -169,7 +169,8 @@ enum Fate {
 }
 
 struct Client {
-    stream: TcpStream,
+    /// Until it was reset.
+    stream: Option<TcpStream>,
     sent: Vec<u8>,
     received: Vec<u8>,
     fate: Fate,
@@ -177,30 +178,32 @@ struct Client {
 
 impl Client {
     fn tls(daemon: &Daemon) -> Self {
-        Self::send(connect(daemon.at(443)), client_hello(Some("echo.test"), &[]))
+        Self::send(daemon.at(443), client_hello(Some("echo.test"), &[]))
     }
 
     fn tcp(daemon: &Daemon) -> Self {
-        Self::send(connect(daemon.at(444)), b"ping".to_vec())
+        Self::send(daemon.at(444), b"ping".to_vec())
     }
 
-    fn send(mut stream: TcpStream, sent: Vec<u8>) -> Self {
-        // Without TLS a client may be reset before it has said anything; the error is reported only once.
-        let fate = match stream.write_all(&sent).map_err(|error| error.kind()) {
-            Ok(()) => Fate::Waits,
-            Err(ErrorKind::ConnectionReset) if sent[0] != 0x16 => Fate::Refused,
+    fn send(address: SocketAddr, sent: Vec<u8>) -> Self {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE).and_then(|mut stream| {
+            stream.write_all(&sent)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        });
+        let fate = match &stream {
+            Ok(_) => Fate::Waits,
+            // Without TLS a client may be reset before it has said anything; the error is reported only once.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset && sent[0] != 0x16 => Fate::Refused,
             Err(error) => panic!("{error}"),
         };
-        stream.set_nonblocking(true).unwrap();
-        Self { stream, sent, received: Vec::new(), fate }
+        Self { stream: stream.ok(), sent, received: Vec::new(), fate }
     }
 
     /// Looks at what has come; anything but an echo or a clean refusal is a fault.
     fn fate(&mut self) -> Fate {
-        if self.fate != Fate::Waits {
-            return self.fate;
-        }
-        let end = self.stream.read_to_end(&mut self.received).map_err(|error| error.kind());
+        let Some(stream) = self.stream.as_mut().filter(|_| self.fate == Fate::Waits) else { return self.fate };
+        let end = stream.read_to_end(&mut self.received).map_err(|error| error.kind());
         let tls = self.sent[0] == 0x16;
         self.fate = match end {
             Err(ErrorKind::WouldBlock) if self.received == self.sent => Fate::Served,
@@ -211,7 +214,7 @@ impl Client {
         };
         if self.fate == Fate::Refused {
             // As a client does that is told so.
-            let _ = self.stream.shutdown(Shutdown::Both);
+            self.stream = None;
         }
         self.fate
     }
@@ -234,12 +237,14 @@ fn limited(command: &mut Command) -> &mut Command {
 
 /// Whether a new connection gets its bytes back.
 fn is_served(daemon: &Daemon) -> bool {
-    let mut stream = connect(daemon.at(444));
-    let mut answer = Vec::new();
-    stream.write_all(b"ping").is_ok()
-        && stream.shutdown(Shutdown::Write).is_ok()
-        && stream.read_to_end(&mut answer).is_ok()
-        && answer == b"ping"
+    let answer = TcpStream::connect_timeout(&daemon.at(444), DEADLINE).and_then(|mut stream| {
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(b"ping")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map(|_| answer)
+    });
+    answer.is_ok_and(|answer| answer == b"ping")
 }
 
 /// Sends `content` and reads it back at the same time.

@@ -158,6 +158,31 @@ fn log_file_is_reopened_on_request() {
     assert!(fs::read_to_string(rotated).unwrap().contains("ready"));
 }
 
+#[test]
+fn overrides_survive_a_restart_through_the_state_file() {
+    let dir = TempDir::new();
+    let state = dir.path().join("state.json");
+    let global = format!("state-file = \"{}\"\n", state.display());
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let name = format!("a/{address}:1001");
+    let mut daemon = Daemon::start_on(address, CONFIG, &global, |command| command);
+    assert!(daemon.cli(&["drain", &name]).status.success());
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait_for_exit();
+
+    let daemon = Daemon::start_on(address, CONFIG, &global, |command| command);
+    let row = daemon.json("/v1/backends")[0].clone();
+    assert_eq!((&row["state"], &row["override"]["state"]), (&"draining".into(), &"drain".into()), "{row}");
+    assert!(daemon.cli(&["enable", &name]).status.success());
+    assert!(!fs::read_to_string(&state).unwrap().contains(&name));
+    drop(daemon);
+
+    fs::write(&state, "{\"version\":1,\"overr").unwrap();
+    let daemon = Daemon::start_on(address, CONFIG, &global, |command| command);
+    assert!(daemon.log().contains("cannot use the state file"), "{}", daemon.log());
+}
+
 /// Runs a daemon that must not start; its exit code and message.
 #[track_caller]
 fn fails_to_start(text: &str) -> (Option<i32>, String) {

@@ -253,58 +253,54 @@ fn doctor_names_limits_and_settings() {
     }
 }
 
-#[test]
-fn text_records_have_the_fields_of_the_contract_in_order() {
+/// A daemon that logs in another form than the tests' own; lines that it wrote about one client.
+fn lines_in_format(log: &str, count: usize) -> Vec<String> {
     let address = own_loopback();
     let _backend = Backend::naming((address, 1001), "one");
     let dir = support::TempDir::new();
     let root = dir.path().display();
     let config = format!(
-        "[global]\nstatus-socket = \"{root}/s.sock\"\n[log]\nsessions = \"both\"\ntarget = \"{root}/log\"\n{}",
+        "[global]\nstatus-socket = \"{root}/s.sock\"\n[log]\n{log}\ntarget = \"{root}/log\"\n{}",
         CONFIG.replace("{ip}", &address.to_string())
     );
     std::fs::write(dir.path().join("c.toml"), config).unwrap();
     let mut child = support::sluice().arg("run").arg("-c").arg(dir.path().join("c.toml")).spawn().unwrap();
-    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-    eventually("ready", || log().contains(" ready ").then_some(()));
+    let read = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+    eventually("ready", || read().contains(" ready ").then_some(()));
     exchange((address, 443).into(), &client_hello(Some("a.shop.test"), &["h2"])).unwrap();
-    let lines = eventually("a start and an end record", || {
-        let lines: Vec<String> = log().lines().filter(|line| line.starts_with("time=")).map(str::to_owned).collect();
-        (lines.len() == 2).then_some(lines)
+    let lines = eventually("the records", || {
+        let text = read();
+        let (_, records) = text.split_once(" ready ")?;
+        let lines: Vec<String> = records.lines().skip(1).map(str::to_owned).collect();
+        (lines.len() == count).then_some(lines)
     });
     child.kill().unwrap();
     child.wait().unwrap();
+    lines
+}
+
+#[test]
+fn text_records_have_the_fields_of_the_contract_in_order() {
+    let lines = lines_in_format("sessions = \"both\"", 2);
     let keys: Vec<&str> = lines[1].split(' ').filter_map(|pair| pair.split_once('=')).map(|(key, _)| key).collect();
-    let want = [
-        "time",
-        "session",
-        "listener",
-        "client",
-        "destination",
-        "sni",
-        "alpn",
-        "tls",
-        "ja4",
-        "ech",
-        "route",
-        "pool",
-        "backend",
-        "tries",
-        "hello_ms",
-        "connect_ms",
-        "first_byte_ms",
-        "duration_ms",
-        "bytes_up",
-        "bytes_down",
-        "path_up",
-        "path_down",
-        "end",
-        "blame",
-        "code",
-        "detail",
-    ];
-    assert_eq!(keys, want);
+    let want = "time session listener client destination sni alpn tls ja4 ech route pool backend tries hello_ms connect_ms \
+                first_byte_ms duration_ms bytes_up bytes_down path_up path_down end blame code detail";
+    assert_eq!(keys, want.split_whitespace().collect::<Vec<_>>());
     assert!(lines[0].contains(" end=- "), "{}", lines[0]);
     assert!(lines[1].contains(" sni=a.shop.test alpn=h2 tls=1.3 "), "{}", lines[1]);
     assert!(lines[1].ends_with(" end=done blame=- code=-- detail=-"), "{}", lines[1]);
+}
+
+#[test]
+fn tcplog_records_look_like_those_of_haproxy() {
+    let line = lines_in_format("format = \"tcplog\"", 1).remove(0);
+    let words: Vec<&str> = line.split(' ').collect();
+    // client [date] frontend backend/server Tw/Tc/Tt bytes state conns queues
+    assert_eq!(words.len(), 9, "{line}");
+    assert!(words[0].parse::<std::net::SocketAddr>().is_ok(), "{line}");
+    assert!(words[1].starts_with('[') && words[1].ends_with(']') && words[1].len() == 26, "{line}");
+    assert!(words[2] == "tls" && words[3].starts_with("shop/127."), "{line}");
+    assert_eq!(words[4].split('/').filter(|time| time.parse::<u64>().is_ok()).count(), 3, "{line}");
+    assert_eq!((words[5], words[6], words[8]), ("3", "--", "0/0"), "{line}");
+    assert_eq!(words[7].split('/').count(), 5, "{line}");
 }

@@ -223,7 +223,9 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     let shutdown_grace = section.duration("shutdown-grace", problems);
     let ready_delay = section.duration("ready-delay", problems);
     let removed_sessions = section.word("removed-sessions", problems);
+    let state_file = section.text("state-file", problems);
     refuse_empty_path(&section, "status-socket", status_socket.as_ref(), problems);
+    refuse_empty_path(&section, "state-file", state_file.as_ref(), problems);
     Some(Global {
         workers: workers?.value.map(|count| count as usize),
         status_socket: PathBuf::from(status_socket?.value),
@@ -236,6 +238,7 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
             "close" => RemovedSessions::Close,
             _ => RemovedSessions::Keep,
         },
+        state_file: state_file.map(|path| PathBuf::from(path.value)),
     })
 }
 
@@ -252,15 +255,12 @@ fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
     let target = section.text("target", problems);
     refuse_empty_path(&section, "target", target.as_ref(), problems);
     let target = target?;
-    if target.value == "journal" {
-        let message = "`target = \"journal\"` is not built yet";
-        problems
-            .add(Code::NotBuilt, target.place, message)
-            .hint("this version has \"stderr\", which systemd puts into the journal, and files");
-        return None;
-    }
     Some(Log {
-        format: if format?.value == "json" { LogFormat::Json } else { LogFormat::Text },
+        format: match format?.value {
+            "json" => LogFormat::Json,
+            "tcplog" => LogFormat::TcpLog,
+            _ => LogFormat::Text,
+        },
         sessions: match sessions?.value {
             "both" => LogSessions::Both,
             "off" => LogSessions::Off,
@@ -268,6 +268,7 @@ fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
         },
         target: match target.value.as_str() {
             "stderr" => LogTarget::Stderr,
+            "journal" => LogTarget::Journal,
             path => LogTarget::File(path.into()),
         },
     })

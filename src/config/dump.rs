@@ -60,12 +60,20 @@ fn global(config: &Config) -> Table {
         RemovedSessions::Close => "close",
     };
     set(&mut table, "removed-sessions", removed);
+    if let Some(path) = &global.state_file {
+        set(&mut table, "state-file", path.display().to_string());
+    }
     table
 }
 
 fn log(config: &Config) -> Table {
     let mut table = Table::new();
-    set(&mut table, "format", if config.log.format == LogFormat::Json { "json" } else { "text" });
+    let format = match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+        LogFormat::TcpLog => "tcplog",
+    };
+    set(&mut table, "format", format);
     let sessions = match config.log.sessions {
         LogSessions::End => "end",
         LogSessions::Both => "both",
@@ -74,6 +82,7 @@ fn log(config: &Config) -> Table {
     set(&mut table, "sessions", sessions);
     match &config.log.target {
         LogTarget::Stderr => set(&mut table, "target", "stderr"),
+        LogTarget::Journal => set(&mut table, "target", "journal"),
         LogTarget::File(path) => set(&mut table, "target", path.display().to_string()),
     }
     table

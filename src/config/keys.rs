@@ -132,7 +132,12 @@ pub static GLOBAL: SectionKeys = SectionKeys {
             "\"keep\"",
             "Sessions of a backend that a reload removes: run on, run on for shutdown-grace, or are closed.",
         ),
-        later("state-file"),
+        built(
+            "state-file",
+            Kind::Text,
+            "",
+            "Where operators' overrides (drain, disable) are kept over a restart; written as a whole or not at all.",
+        ),
     ],
 };
 
@@ -142,9 +147,9 @@ pub static LOG: SectionKeys = SectionKeys {
     keys: &[
         built(
             "format",
-            Kind::Word(&["text", "json"]),
+            Kind::Word(&["text", "json", "tcplog"]),
             "\"text\"",
-            "How lines look: key=value pairs, or one JSON object per line.",
+            "How records look: key=value pairs, one JSON object per line, or HAProxy's TCP log line.",
         ),
         built(
             "sessions",
@@ -152,7 +157,12 @@ pub static LOG: SectionKeys = SectionKeys {
             "\"end\"",
             "Records of sessions: at the end, at the start as well, or none.",
         ),
-        built("target", Kind::Text, "\"stderr\"", "stderr, or the path of a file, reopened on SIGUSR1."),
+        built(
+            "target",
+            Kind::Text,
+            "\"stderr\"",
+            "stderr, journal (systemd's, with fields when the format is json), or the path of a file, reopened on SIGUSR1.",
+        ),
     ],
 };
 
@@ -349,8 +359,6 @@ pub static SECTIONS: &[&SectionKeys] = &[&GLOBAL, &LOG, &LISTENER, &ROUTE, &POOL
 /// Words that are part of the contract and refused until they work: (key, word).
 pub const WORDS_LATER: &[(&str, &str)] = &[
     ("protocol", "postgres"),
-    ("format", "tcplog"),
-    ("target", "journal"),
     ("check", "tls-hello"),
     ("check", "tls"),
     ("check", "http"),

@@ -68,7 +68,8 @@ pub fn read_listener(
         .into_iter()
         .filter_map(|table| Some((read_route(&table, &title, protocol, pools, sources, problems)?, table.place)))
         .unzip();
-    if routes.is_empty() && !section.has("route") && !section.has("pool") {
+    let has_target = section.has("route") || section.has("pool") || section.probably_has("pool");
+    if routes.is_empty() && !has_target {
         let message = format!("{title} has neither `pool` nor routes: it could only reject");
         problems.add(Code::MissingKey, place.clone(), message).hint("add pool = \"NAME\", or a [[listener.route]]");
     }
@@ -208,6 +209,7 @@ fn read_route(
             problems.add(Code::Conflict, section.key_place("reject"), message).hint("remove one of them");
             return None;
         }
+        (false, false) if section.probably_has("reject") => return None,
         (false, false) => {
             section.missing("pool", "a route needs pool = \"NAME\" or reject = \"alert\"", problems);
             return None;

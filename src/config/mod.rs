@@ -65,6 +65,8 @@ pub struct Global {
     pub ready_delay: Duration,
     /// What happens to sessions of a backend that a reload removes.
     pub removed_sessions: RemovedSessions,
+    /// Where overrides are kept over a restart.
+    pub state_file: Option<PathBuf>,
 }
 
 /// What happens to sessions of a backend that a reload removes.
@@ -96,6 +98,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+    /// `HAProxy`'s TCP log line.
+    TcpLog,
 }
 
 /// Which records of sessions are written.
@@ -114,6 +118,8 @@ pub enum LogSessions {
 pub enum LogTarget {
     /// Standard error.
     Stderr,
+    /// The journal of systemd.
+    Journal,
     /// A file, reopened on SIGUSR1.
     File(PathBuf),
 }

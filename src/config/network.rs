@@ -47,7 +47,7 @@ impl Section<'_> {
                 let message = format!("`{text}` is not a prefix for `{key}`");
                 let mut hint = "address/length, such as \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned();
                 if let Ok(address) = text.parse::<IpAddr>() {
-                    hint = format!("a single address is \"{}\"", IpNet::from(address));
+                    hint = format!("a single address is \"{}\"", IpNet::from(address.to_canonical()));
                 }
                 problems.add(Code::BadPrefix, section.place_of(raw), message).hint(hint);
             }

@@ -120,10 +120,11 @@ impl<'a> Section<'a> {
 
     /// Heading of a sub-table.
     fn inside(&self, name: &str) -> String {
-        match self.title.strip_prefix('[').and_then(|title| title.strip_suffix(']')) {
-            Some(title) => format!("{title}.{name}"),
-            None if self.keys.heading == "[[listener]]" => format!("listener.{name}"),
-            None => name.to_owned(),
+        match self.keys.heading {
+            "file" if name == "pool" => "pool.NAME".to_owned(),
+            "file" => name.to_owned(),
+            "[[listener]]" => format!("listener.{name}"),
+            _ => format!("{}.{name}", self.title.trim_matches(['[', ']'])),
         }
     }
 
@@ -282,10 +283,15 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Whether an unknown key is written that was probably meant as this one; it is reported already.
+    pub fn probably_has(&self, name: &str) -> bool {
+        let mut unknown = self.table.keys().filter(|key| self.keys.key(key.get_ref()).is_none());
+        unknown.any(|key| is_near(key.get_ref(), name))
+    }
+
     /// Reports that a required key is missing, unless one is written that was probably meant.
     pub fn missing(&self, name: &str, hint: &str, problems: &mut Problems) {
-        let unknown = self.table.keys().filter(|key| self.keys.key(key.get_ref()).is_none());
-        if unknown.into_iter().any(|key| is_near(key.get_ref(), name)) {
+        if self.probably_has(name) {
             return;
         }
         let message = format!("{} has no `{name}`", self.title);
@@ -363,6 +369,7 @@ impl<'a> Section<'a> {
     ) -> &'p mut Problem {
         let got = match got.type_str() {
             "array" => "a list",
+            "table" => "a table",
             "integer" => "a whole number",
             "float" => "a number",
             "boolean" => "true or false",

@@ -92,12 +92,16 @@ impl Sources {
 
     fn read_file(&mut self, path: &Path) -> Result<(), SourceError> {
         let failed = |cause| SourceError { path: path.to_owned(), cause };
-        let mut text = String::new();
-        let file = fs::File::open(path).map_err(failed)?;
-        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
-        if text.len() as u64 > MAX_FILE {
+        let mut bytes = Vec::new();
+        fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
+        if bytes.len() as u64 > MAX_FILE {
             return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_FILE} bytes"))));
         }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line =
+                error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|byte| **byte == b'\n').count();
+            failed(io::Error::new(io::ErrorKind::InvalidData, format!("line {} is not UTF-8", line + 1)))
+        })?;
         self.files.push(SourceFile { name: path.display().to_string(), text });
         Ok(())
     }

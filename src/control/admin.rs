@@ -1,6 +1,6 @@
 //! Operators' words about backends: drain, disable, enable. Logged with the peer that said them.
 
-use super::Control;
+use super::{Control, state_file};
 use crate::state::{Admin, Override};
 
 /// Who is at the other end of the status socket (`SO_PEERCRED`, `unix(7)`).
@@ -22,5 +22,10 @@ pub fn set(control: &Control, path: &str, admin: Admin, peer: Peer) -> Option<&'
     });
     let state = backend.standing().name();
     tracing::info!(backend = path, state, uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator changed backend");
+    if let Some(path) = &snapshot.config.global.state_file
+        && let Err(error) = state_file::save(path, &snapshot)
+    {
+        tracing::error!(path = %path.display(), %error, "cannot write the state file: the override will not survive a restart");
+    }
     Some(state)
 }

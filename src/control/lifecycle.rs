@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, state_file};
 use crate::decide::close::CloseReason;
 use crate::state::{LogMessage, Phase, Shared, Snapshot};
 
@@ -56,6 +56,14 @@ pub async fn run(
         spawn_local(serve_metrics(Handle::clone(&control), listener));
     }
 
+    if let Some(path) = &snapshot.config.global.state_file {
+        match state_file::load(path, &snapshot) {
+            Ok(0) => {}
+            Ok(overrides) => tracing::info!(overrides, "overrides restored from the state file"),
+            // Starting without them beats not starting.
+            Err(error) => tracing::error!(path = %path.display(), %error, "cannot use the state file"),
+        }
+    }
     // A reload that is asked for meanwhile waits until there is something to reload.
     let starting = control.reloading.lock().await;
     // Listeners are bound; clients wait in the backlog until the first checks have answered.

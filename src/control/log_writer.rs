@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
+use super::journal::Journal;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::FormatTime;
 
@@ -31,7 +32,9 @@ pub fn start_tracing(sink: LogSink, format: LogFormat, level: tracing::Level) {
         tracing_subscriber::fmt().with_max_level(level).with_writer(Sender(sink)).with_ansi(false).with_target(false);
     // A second subscriber in one process (tests, the demo) keeps the first.
     let _ = match format {
-        LogFormat::Text => tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).finish()),
+        LogFormat::Text | LogFormat::TcpLog => {
+            tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).finish())
+        }
         LogFormat::Json => {
             tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).json().flatten_event(true).finish())
         }
@@ -51,6 +54,7 @@ fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>) {
 
 enum Target {
     Stderr,
+    Journal(Journal),
     File { path: std::path::PathBuf, file: File },
 }
 
@@ -58,6 +62,7 @@ impl Target {
     fn open(target: &LogTarget) -> io::Result<Self> {
         Ok(match target {
             LogTarget::Stderr => Self::Stderr,
+            LogTarget::Journal => Self::Journal(Journal::connect()?),
             LogTarget::File(path) => Self::File { path: path.clone(), file: append(path)? },
         })
     }
@@ -65,6 +70,7 @@ impl Target {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
             Self::Stderr => io::stderr().write_all(lines),
+            Self::Journal(journal) => journal.write(lines),
             Self::File { file, .. } => file.write_all(lines),
         }
     }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod http;
+mod journal;
 mod json_lines;
 mod lifecycle;
 mod log_writer;
@@ -11,6 +12,7 @@ mod probe_tcp;
 mod probes;
 mod reload;
 mod socket;
+mod state_file;
 mod status;
 
 use std::cell::RefCell;

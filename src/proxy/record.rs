@@ -11,6 +11,7 @@ use super::session::Session;
 use super::worker::Worker;
 use crate::config::LogFormat;
 use crate::decide::close::CloseReason;
+use crate::state::Backend;
 
 /// A connection was accepted.
 pub fn begun(worker: &Worker, session: &Session) {
@@ -100,6 +101,11 @@ fn write(worker: &Worker, session: &Session, reason: Option<CloseReason>) {
                 // Writing into memory cannot fail.
                 let _ = fields(session, reason, &mut text);
             }
+            LogFormat::TcpLog => {
+                let Some(reason) = reason else { return };
+                // As above.
+                let _ = tcplog(worker, session, reason, out);
+            }
             LogFormat::Json => {
                 let mut serializer = serde_json::Serializer::new(&mut *out);
                 if let Ok(map) = serializer.serialize_map(None) {
@@ -112,6 +118,39 @@ fn write(worker: &Worker, session: &Session, reason: Option<CloseReason>) {
         }
         out.push(b'\n');
     });
+}
+
+/// `HAProxy`'s TCP log line without the prefix of syslog (configuration manual, "TCP log format"):
+/// `client [date] frontend backend/server Tw/Tc/Tt bytes state actconn/feconn/beconn/srv_conn/retries queues`.
+fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let facts = session.facts.borrow();
+    let total = session.started.elapsed();
+    let accepted = jiff::Timestamp::now() - total;
+    let listener = &session.listener.state;
+    let seat = facts.seat.as_ref().map(|seat| seat.backend());
+    let pool = facts.pool.as_ref().map_or(&*listener.name, |pool| &*pool.state.name);
+    let millis = |time: Option<Duration>| time.map_or(-1, |time| time.as_millis() as i64);
+    let active = |backend: &Backend| backend.active.load(Ordering::Relaxed);
+    let load = seat.map_or(0, |seat| active(&seat.backend));
+    write!(
+        out,
+        "{} [{}] {} {}/{} {}/{}/{} {} {} {}/{}/{}/{}/{} 0/0",
+        session.client,
+        accepted.strftime("%d/%b/%Y:%H:%M:%S%.3f"),
+        listener.name,
+        pool,
+        seat.map_or("<NOSRV>", |seat| &*seat.backend.name),
+        millis(facts.hello_time.or(facts.connect_time.map(|_| Duration::ZERO))),
+        millis(facts.connect_time),
+        total.as_millis(),
+        session.moved.down(),
+        reason.code(),
+        worker.shared.active.load(Ordering::Relaxed),
+        listener.active(),
+        load,
+        load,
+        facts.tries.saturating_sub(1),
+    )
 }
 
 /// What a field holds.

@@ -174,7 +174,7 @@ bind = ["127.0.0.1:443"]
 pool = "shop"
 {POOL}
 "#,
-        r#"
+        "
 error[E003]: `listener` in the file takes a list of tables, not a table
  --> a.toml:1:1
   |
@@ -182,7 +182,7 @@ error[E003]: `listener` in the file takes a list of tables, not a table
   | ^^^^^^^^^^
   |
   = help: write [[listener]]
-"#,
+",
     );
     check(
         r#"{LISTENER}
@@ -192,7 +192,7 @@ pool = "shop"
 [pool.shop.backend]
 address = "10.0.0.12:443"
 "#,
-        r#"
+        "
 error[E003]: `route` in listener `https` takes a list of tables, not a table
  --> a.toml:6:1
   |
@@ -208,6 +208,6 @@ error[E003]: `backend` in [pool.shop] takes a list of tables, not a table
    | ^^^^^^^^^^^^^^^^^^^
    |
    = help: write [[pool.shop.backend]]
-"#,
+",
     );
 }

@@ -24,22 +24,6 @@ check = "http"
 address = "srv:_https._tcp.shop.example.com"
 "#,
         r#"
-error[E015]: `format = "tcplog"` is not built yet
- --> a.toml:2:10
-  |
-2 | format = "tcplog"
-  |          ^^^^^^^^
-  |
-  = help: this version has `text`, `json`
-
-error[E015]: `target = "journal"` is not built yet
- --> a.toml:3:10
-  |
-3 | target = "journal"
-  |          ^^^^^^^^^
-  |
-  = help: this version has "stderr", which systemd puts into the journal, and files
-
 error[E015]: `protocol = "postgres"` is not built yet
  --> a.toml:7:12
   |

@@ -62,7 +62,7 @@ pub struct Plan {
     /// Small receive buffers, in bytes.
     pub client_window: Option<u64>,
     pub server_window: Option<u64>,
-    /// The client may be gone before the server knows which session this is.
+    /// The client may be gone before the server knows which session this is: a reset overtakes what is on its way.
     pub early: bool,
 }
 
@@ -85,7 +85,7 @@ impl Plan {
             send: up,
             expect: down,
             sends_after_fin: kind == Kind::ServerFirst,
-            chunks: draw_chunks(&mut dice, up, down, client_window),
+            chunks: draw_chunks(&mut dice, preamble.len() as u64 + up.length, down.length, client_window),
             ending: Ending::Fin,
             preamble,
         };
@@ -93,18 +93,18 @@ impl Plan {
             send: down,
             expect: up,
             sends_after_fin: kind == Kind::ClientFirst,
-            chunks: draw_chunks(&mut dice, down, up, server_window),
+            chunks: draw_chunks(&mut dice, down.length, up.length, server_window),
             ending: Ending::Fin,
             preamble: Vec::new(),
         };
         let whole_up = client.preamble.len() as u64 + up.length;
-        let early = kind == Kind::ClientReset && dice.percent(30);
+        let at_once = dice.percent(30);
         match kind {
             Kind::ClientFirst | Kind::ServerFirst | Kind::Both => {}
             Kind::ClientReset => {
                 let sent = dice.between(0, whole_up);
-                let (sent, received) =
-                    if early { (sent, 0) } else { (sent.max(whole_up - up.length), dice.between(0, down.length)) };
+                let received = if at_once { 0 } else { dice.between(0, down.length) };
+                let sent = if at_once { sent } else { sent.max(whole_up - up.length) };
                 client.ending = Ending::Reset { sent, received, after: After::Nothing };
                 server.ending = Ending::NoFin;
             }
@@ -131,8 +131,7 @@ impl Plan {
                 server.ending = Ending::NoFin;
             }
         }
-        // A client that leaves at once, or resets with the number still on its way, may never be known.
-        let early = early || matches!(kind, Kind::ClientReset | Kind::ClientFinThenReset);
+        let early = matches!(kind, Kind::ClientReset | Kind::ClientFinThenReset);
         Self { number, kind, tls, hello, client, server, client_window, server_window, early }
     }
 
@@ -232,13 +231,13 @@ fn draw_content(dice: &mut Dice, slow: bool) -> Content {
     Content { offset: dice.roll() >> 8, length }
 }
 
-fn draw_chunks(dice: &mut Dice, send: Content, expect: Content, window: Option<u64>) -> Chunks {
+fn draw_chunks(dice: &mut Dice, send: u64, expect: u64, window: Option<u64>) -> Chunks {
     let largest = MOST as u64;
-    // Not more than some thousand calls for one content.
-    let least = |content: Content| (content.length / 2000).max(1);
-    let mut most = |content: Content| match dice.between(0, 9) {
-        0 => least(content),
-        1..=3 => dice.between(least(content), 4 * KIB.max(least(content))),
+    // Not more than some thousand calls for one direction.
+    let least = |bytes: u64| (bytes / 2000).max(1);
+    let mut most = |bytes: u64| match dice.between(0, 9) {
+        0 => least(bytes),
+        1..=3 => dice.between(least(bytes), 4 * KIB.max(least(bytes))),
         4..=6 => dice.between(4 * KIB, 64 * KIB),
         _ => dice.between(64 * KIB, largest),
     };
