@@ -7,11 +7,24 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::sys::socket;
+
+/// What a check says of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is well.
+    Well,
+    /// It is not.
+    Unwell,
+    /// Nothing: this machine lacked something for the check.
+    Nothing,
+}
+
 /// What a check found out.
 #[derive(Debug)]
 pub struct Verdict {
     /// Whether the backend is well.
-    pub ok: bool,
+    pub finding: Finding,
     /// In a word.
     pub reason: &'static str,
     /// In a sentence.
@@ -22,7 +35,11 @@ pub struct Verdict {
 pub async fn probe(address: SocketAddr, limit: Duration) -> Verdict {
     let (reason, detail) = match timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(_)) => {
-            return Verdict { ok: true, reason: "connected", detail: format!("connected to {address}") };
+            return Verdict { finding: Finding::Well, reason: "connected", detail: format!("connected to {address}") };
+        }
+        Ok(Err(error)) if socket::is_local(&error) => {
+            let detail = format!("cannot check {address}: {error}");
+            return Verdict { finding: Finding::Nothing, reason: "local", detail };
         }
         Ok(Err(error)) => {
             let reason = match error.kind() {
@@ -34,5 +51,5 @@ pub async fn probe(address: SocketAddr, limit: Duration) -> Verdict {
         }
         Err(_) => ("timeout", format!("connect to {address} timed out after {} ms", limit.as_millis())),
     };
-    Verdict { ok: false, reason, detail }
+    Verdict { finding: Finding::Unwell, reason, detail }
 }

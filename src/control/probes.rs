@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep_until, timeout};
 
-use super::probe_tcp::{Verdict, probe};
+use super::probe_tcp::{Finding, Verdict, probe};
 use super::{Control, Handle};
 use crate::config::{HealthCheck, OnDown};
 use crate::decide::balance::next_random;
@@ -179,25 +179,25 @@ impl Probe {
 
     fn take(&self, plan: &Plan, verdict: &Verdict, took: Duration) {
         let mut checker = self.checker.borrow_mut();
-        if verdict.ok {
-            checker.success(plan.check.thresholds);
-        } else {
-            checker.failure(1, plan.check.thresholds);
+        match verdict.finding {
+            Finding::Well => _ = checker.success(plan.check.thresholds),
+            Finding::Unwell => _ = checker.failure(1, plan.check.thresholds),
+            Finding::Nothing => {}
         }
         let health = checker.health();
         drop(checker);
         let first = self.backend.vitals().check.ok.is_none();
-        if health == Health::Up && verdict.ok {
+        if health == Health::Up && verdict.finding == Finding::Well {
             self.backend.live_failures.store(0, Ordering::Relaxed);
         }
         let changed = self.backend.change(|vitals| {
             vitals.health = health;
-            vitals.check.ok = Some(verdict.ok);
+            vitals.check.ok = Some(verdict.finding == Finding::Well);
             vitals.check.reason = verdict.reason;
             vitals.check.detail.clone_from(&verdict.detail);
             vitals.check.took = took;
             vitals.check.at = Some(jiff::Timestamp::now());
-            if verdict.ok { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
+            if verdict.finding == Finding::Well { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
         });
         self.announce(
             plan,

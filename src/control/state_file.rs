@@ -53,13 +53,12 @@ pub fn load(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
             SavedState::Drain => Admin::Draining,
             SavedState::Disable => Admin::Disabled,
         };
-        match snapshot.backend_named(&saved.backend) {
-            Some(backend) => {
-                let said = Override { admin, by_uid: saved.by_uid, since: saved.since };
-                backend.change(|vitals| vitals.override_ = Some(said));
-                applied += 1;
-            }
-            None => tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone"),
+        if let Some(backend) = snapshot.backend_named(&saved.backend) {
+            let said = Override { admin, by_uid: saved.by_uid, since: saved.since };
+            backend.change(|vitals| vitals.override_ = Some(said));
+            applied += 1;
+        } else {
+            tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone")
         }
     }
     Ok(applied)

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use nix::libc;
 use tokio::net::TcpStream;
 
 use super::refuse::Stop;
@@ -122,12 +121,8 @@ fn sorted(error: io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused => ConnectError::Refused,
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         _ if socket::is_unreachable(&error) => ConnectError::Unreachable,
-        _ => match error.raw_os_error() {
-            Some(libc::EADDRNOTAVAIL | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                ConnectError::Local
-            }
-            _ => ConnectError::Other,
-        },
+        _ if socket::is_local(&error) => ConnectError::Local,
+        _ => ConnectError::Other,
     };
     Failure::Connect(kind, error)
 }

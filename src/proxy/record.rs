@@ -127,7 +127,7 @@ fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec
     let total = session.started.elapsed();
     let accepted = jiff::Timestamp::now() - total;
     let listener = &session.listener.state;
-    let seat = facts.seat.as_ref().map(|seat| seat.backend());
+    let seat = facts.seat.as_ref().map(super::view::Seat::backend);
     let pool = facts.pool.as_ref().map_or(&*listener.name, |pool| &*pool.state.name);
     let millis = |time: Option<Duration>| time.map_or(-1, |time| time.as_millis() as i64);
     let active = |backend: &Backend| backend.active.load(Ordering::Relaxed);

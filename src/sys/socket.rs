@@ -150,6 +150,12 @@ pub fn errno_name(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| "none".to_owned(), |raw| format!("{:?}", Errno::from_raw(raw)))
 }
 
+/// Whether this machine lacks something for a connection: ports, descriptors, memory. Says nothing of the peer.
+pub fn is_local(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    matches!(errno, Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}
+
 /// Whether the way to an address is missing, rather than somebody there refusing.
 pub fn is_unreachable(error: &io::Error) -> bool {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));

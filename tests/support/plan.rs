@@ -178,12 +178,15 @@ impl Plan {
     /// What `end` of the record may be.
     pub fn ends(&self) -> &'static [&'static str] {
         match self.kind {
-            Kind::ClientFirst | Kind::ServerFirst | Kind::Both => &["done"],
+            // A FIN before a reset makes the reset no error.
+            Kind::ClientFirst
+            | Kind::ServerFirst
+            | Kind::Both
+            | Kind::ServerResetAfterFin
+            | Kind::ClientResetAfterFin => &["done"],
             // Nothing was seen of the session before the reset, or not the whole hello.
             Kind::ClientReset => &["client_reset", "client_gone"],
             Kind::ServerReset | Kind::ServerDeaf => &["backend_reset"],
-            // A FIN came before the reset: no error.
-            Kind::ServerResetAfterFin | Kind::ClientResetAfterFin => &["done"],
             // The FIN may have been overtaken.
             Kind::ClientFinThenReset => &["done", "client_reset", "client_gone"],
         }

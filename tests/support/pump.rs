@@ -312,7 +312,7 @@ impl<'a> End<'a> {
                 self.drain()?;
                 self.seen = Seen::Reset;
             }
-            (ErrorKind::ConnectionReset, Seen::Reset) | (ErrorKind::BrokenPipe, Seen::Reset) => {}
+            (ErrorKind::ConnectionReset | ErrorKind::BrokenPipe, Seen::Reset) => {}
             (ErrorKind::ConnectionReset | ErrorKind::BrokenPipe, Seen::Fin) => self.seen = Seen::FinThenReset,
             (ErrorKind::BrokenPipe, Seen::Nothing) => {
                 self.drain()?;

@@ -24,8 +24,10 @@ const SMALL_FILL: usize = 32 * 1024;
 /// What a turn of a direction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Waits for a socket; the waker is registered.
+    /// Waits for the source; the waker is registered.
     Blocked,
+    /// Waits for the sink to take what is held; the waker is registered.
+    Stuck,
     /// Moved its share; there may be more.
     Again,
     /// Delivered everything up to the end of its source.
@@ -141,7 +143,7 @@ impl Direction {
                 return Step::Finished;
             }
             match self.deliver(cx, to, moved, direction) {
-                Poll::Pending => return Step::Blocked,
+                Poll::Pending => return Step::Stuck,
                 Poll::Ready(Err(_)) => return Step::Broken(Lost::Sink),
                 Poll::Ready(Ok(())) => {}
             }

@@ -25,6 +25,9 @@ use crate::sys::socket;
 /// After this long a session is worth keepalive on the backend's leg; short ones do not pay for it.
 const KEEPALIVE_AFTER_MS: u64 = 30_000;
 
+/// How often the source of a stuck direction is asked whether it broke: nobody reads it, so nobody would notice.
+const STUCK_CHECK_MS: u64 = 2000;
+
 /// How often the counters are told of the bytes of a session that goes on.
 const REPORT_EVERY_MS: u64 = 1000;
 
@@ -93,6 +96,8 @@ pub struct Flow {
     broken: Option<(Side, AfterFin)>,
     /// When no byte came for too long; `u64::MAX`: never.
     deadline_ms: u64,
+    /// When sources of stuck directions are asked next; `u64::MAX`: nothing is stuck.
+    stuck_check_ms: u64,
     /// When the counters of backend and worker were last told of the bytes.
     reported_ms: u64,
     kept_alive: bool,
@@ -116,6 +121,7 @@ impl Flow {
             down: Direction::default(),
             broken: None,
             deadline_ms: u64::MAX,
+            stuck_check_ms: u64::MAX,
             reported_ms: 0,
             kept_alive: false,
             begun: false,
@@ -142,16 +148,19 @@ impl Flow {
         }
         let before = session.moved.up() + session.moved.down();
         let finished = self.finished();
+        let down_had_ended = self.down.saw_end();
         let up = self.up.drive(cx, worker, &mut self.client, &mut self.backend, &session.moved, UP);
         let down = self.down.drive(cx, worker, &mut self.backend, &mut self.client, &session.moved, DOWN);
-        self.note(up, Side::Client, Side::Backend);
-        self.note(down, Side::Backend, Side::Client);
+        note_first_byte(session);
+        // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
+        self.note(up, Side::Client, Side::Backend, self.up.saw_end() || down_had_ended);
+        self.note(down, Side::Backend, Side::Client, self.up.saw_end() || self.down.saw_end());
+        self.look_behind_stuck(up, down, now);
         if self.finished() == 2 {
             return Poll::Ready(self.end());
         }
         self.pass_on_fin();
         if session.moved.up() + session.moved.down() != before || self.finished() != finished {
-            note_first_byte(session);
             if now >= self.reported_ms + REPORT_EVERY_MS {
                 self.reported_ms = now;
                 record::report_bytes(worker, session);
@@ -200,26 +209,52 @@ impl Flow {
                 next = next.min(due);
             }
         }
+        next = next.min(self.stuck_check_ms);
         if next != u64::MAX {
             worker.sessions.arm(session, next);
         }
     }
 
-    /// Takes note of how a direction from `from` to `to` fared.
-    fn note(&mut self, step: Step, from: Side, to: Side) {
+    /// Takes note of how a direction from `from` to `to` fared; `fin`: whether a side had closed before.
+    fn note(&mut self, step: Step, from: Side, to: Side, fin: bool) {
         let lost = match step {
             Step::Broken(Lost::Source) => from,
             Step::Broken(Lost::Sink) => to,
-            Step::Blocked | Step::Again | Step::Finished => return,
+            Step::Blocked | Step::Stuck | Step::Again | Step::Finished => return,
         };
         if self.broken.is_none() {
-            let fin = self.up.saw_end() || self.down.saw_end();
             self.broken = Some((lost, if fin { AfterFin::Yes } else { AfterFin::No }));
         }
         // Bytes for a side that is gone have nowhere to go; bytes from it that arrived before are still delivered.
         match lost {
             Side::Client => self.down.abandon(),
             Side::Backend => self.up.abandon(),
+        }
+    }
+
+    /// A direction whose sink does not read is not read either, so a reset of its source would go unseen until the
+    /// sink reads again. Now and then the source is asked; what is held is then lost, as the sender wanted.
+    fn look_behind_stuck(&mut self, up: Step, down: Step, now: u64) {
+        if up != Step::Stuck && down != Step::Stuck {
+            self.stuck_check_ms = u64::MAX;
+            return;
+        }
+        if self.stuck_check_ms == u64::MAX {
+            self.stuck_check_ms = now + STUCK_CHECK_MS;
+        }
+        if now < self.stuck_check_ms {
+            return;
+        }
+        self.stuck_check_ms = now + STUCK_CHECK_MS;
+        let fin = self.up.saw_end() || self.down.saw_end();
+        let is_broken = |socket: &TcpStream| !matches!(socket.take_error(), Ok(None));
+        if up == Step::Stuck && is_broken(&self.client) {
+            self.up.abandon();
+            self.note(Step::Broken(Lost::Source), Side::Client, Side::Backend, fin);
+        }
+        if down == Step::Stuck && is_broken(&self.backend) {
+            self.down.abandon();
+            self.note(Step::Broken(Lost::Source), Side::Backend, Side::Client, fin);
         }
     }
 
@@ -259,8 +294,11 @@ impl Flow {
 }
 
 fn note_first_byte(session: &Session) {
+    if session.moved.down() == 0 {
+        return;
+    }
     let facts = &mut *session.facts.borrow_mut();
-    if facts.first_byte_time.is_none() && session.moved.down() > 0 {
+    if facts.first_byte_time.is_none() {
         facts.first_byte_time = facts.sent_at.map(|sent| sent.elapsed());
     }
 }
