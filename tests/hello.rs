@@ -188,7 +188,7 @@ fn mutated_hellos_are_refused_or_read_like_the_oracle() {
         for _ in 0..rounds {
             let mut mutant = message.clone();
             dice = next_random(dice);
-            for _ in 0..1 + dice % 3 {
+            for _ in 0..=(dice % 3) {
                 dice = next_random(dice);
                 mutate(&mut mutant, dice);
             }
@@ -259,9 +259,9 @@ fn random_bytes_never_panic_and_never_pass() {
     for _ in 0..200_000 {
         let mut bytes = Vec::new();
         dice = next_random(dice);
-        for _ in 0..1 + dice % 40 {
+        for _ in 0..=(dice % 40) {
             dice = next_random(dice);
-            bytes.extend_from_slice(&dice.to_be_bytes()[..1 + (dice % 8) as usize]);
+            bytes.extend_from_slice(&dice.to_be_bytes()[..=((dice % 8) as usize)]);
         }
         if dice & 1 == 0 {
             bytes[0] = 0x16;

@@ -58,7 +58,7 @@ pub fn load(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
             backend.change(|vitals| vitals.override_ = Some(said));
             applied += 1;
         } else {
-            tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone")
+            tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone");
         }
     }
     Ok(applied)
