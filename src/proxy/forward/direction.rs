@@ -39,10 +39,27 @@ pub enum Step {
 /// Which socket broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// The one that is read.
+    /// The one that is read: reset, or timed out, before its end.
     Source,
-    /// The one that is written.
-    Sink,
+    /// The one that is written, with or without an end of its own stream before.
+    Sink(Before),
+}
+
+/// Whether a socket that was reset had sent FIN before: Linux says EPIPE then, and ECONNRESET otherwise
+/// (`tcp_reset` in the kernel), to whichever call comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// All that the peer sent was sent; reading to the end gives all of it.
+    Fin,
+    /// The peer's stream is cut short; the end that reading comes to is none.
+    NoFin,
+}
+
+impl Before {
+    /// What an error of a socket says.
+    pub fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::Fin } else { Self::NoFin }
+    }
 }
 
 /// State of one direction. Idle it owns nothing outside itself.
@@ -85,7 +102,9 @@ enum End {
     OwesFin,
     /// The sink was told.
     Over,
-    /// Given up: one of the sockets is broken.
+    /// The sink is broken: what the source still sends is read and dropped, so that closing it is no reset.
+    Dropping,
+    /// Given up: the source is broken, or both are done with.
     Abandoned,
 }
 
@@ -126,6 +145,13 @@ impl Direction {
         self.end = End::Abandoned;
     }
 
+    /// Reads and drops what the source still sends: the sink is gone.
+    pub fn drop_rest(&mut self) {
+        self.held = Vec::new();
+        self.held_from = 0;
+        self.end = if self.saw_end() { End::Abandoned } else { End::Dropping };
+    }
+
     /// Moves bytes for one turn.
     pub fn drive(
         &mut self,
@@ -142,9 +168,13 @@ impl Direction {
                 self.drop_pipe(&worker.pipes);
                 return Step::Finished;
             }
+            if self.end == End::Dropping {
+                self.drop_pipe(&worker.pipes);
+                return self.read_and_drop(cx, worker, from);
+            }
             match self.deliver(cx, to, moved, direction) {
                 Poll::Pending => return Step::Stuck,
-                Poll::Ready(Err(_)) => return Step::Broken(Lost::Sink),
+                Poll::Ready(Err(error)) => return Step::Broken(Lost::Sink(Before::of(&error))),
                 Poll::Ready(Ok(())) => {}
             }
             if self.end == End::Seen {
@@ -163,12 +193,7 @@ impl Direction {
                 Poll::Pending => return Step::Blocked,
                 Poll::Ready(Ok(0)) => self.end = End::Seen,
                 Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
-                Poll::Ready(Err(Lost::Source)) => {
-                    // Nothing is held here: reading begins only when everything before is delivered.
-                    self.end = End::Abandoned;
-                    return Step::Broken(Lost::Source);
-                }
-                Poll::Ready(Err(Lost::Sink)) => return Step::Broken(Lost::Sink),
+                Poll::Ready(Err(lost)) => return Step::Broken(lost),
             }
         }
     }
@@ -223,7 +248,7 @@ impl Direction {
         }
         let written = match Pin::new(to).poll_write(cx, bytes) {
             Poll::Ready(Ok(written)) => written,
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(Lost::Sink)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Sink(Before::of(&error)))),
             Poll::Pending => 0,
         };
         add(&moved.copied[direction], written);
@@ -237,6 +262,24 @@ impl Direction {
             _ => Mode::Copy(0),
         };
         Poll::Ready(Ok(count))
+    }
+
+    /// Reads for one turn what has nowhere to go.
+    fn read_and_drop(&mut self, cx: &mut Context<'_>, worker: &Worker, from: &mut TcpStream) -> Step {
+        let buffer = &mut *worker.buffer.borrow_mut();
+        let mut left = TURN_BYTES;
+        while left > 0 {
+            let mut read = ReadBuf::new(buffer);
+            match Pin::new(&mut *from).poll_read(cx, &mut read) {
+                Poll::Pending => return Step::Blocked,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => left = left.saturating_sub(read.filled().len()),
+                Poll::Ready(_) => {
+                    self.end = End::Abandoned;
+                    return Step::Finished;
+                }
+            }
+        }
+        Step::Again
     }
 
     /// Whether the direction is bulk and has a pipe; without one to be had it copies, and asks again after more

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 pub use pipes::Pipes;
 
-use self::direction::{Direction, Lost, Step};
+use self::direction::{Before, Direction, Lost, Step};
 use super::connect::Connected;
 use super::record;
 use super::session::Session;
@@ -92,8 +92,8 @@ pub struct Flow {
     backend: TcpStream,
     up: Direction,
     down: Direction,
-    /// The side whose connection broke, and whether a FIN was seen before.
-    broken: Option<(Side, AfterFin)>,
+    /// What is known of the side whose connection broke first.
+    broken: Option<Broken>,
     /// When no byte came for too long; `u64::MAX`: never.
     deadline_ms: u64,
     /// When sources of stuck directions are asked next; `u64::MAX`: nothing is stuck.
@@ -104,11 +104,14 @@ pub struct Flow {
     begun: bool,
 }
 
-/// Whether a broken connection had been closed in an orderly way by one side before: then it counts as done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AfterFin {
-    Yes,
-    No,
+/// A connection that was reset or timed out.
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    side: Side,
+    /// Whether what this side sent is cut short; otherwise it ended with FIN before.
+    cut_short: bool,
+    /// How the session is recorded: done when one side had closed before, as PostgreSQL does in every session.
+    reason: CloseReason,
 }
 
 impl Flow {
@@ -153,14 +156,16 @@ impl Flow {
         let down = self.down.drive(cx, worker, &mut self.backend, &mut self.client, &session.moved, DOWN);
         note_first_byte(session);
         // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
-        self.note(up, Side::Client, Side::Backend, self.up.saw_end() || down_had_ended);
-        self.note(down, Side::Backend, Side::Client, self.up.saw_end() || self.down.saw_end());
-        self.look_behind_stuck(up, down, now);
-        if self.finished() == 2 {
-            return Poll::Ready(self.end());
+        let (client_fin, backend_fin) = (self.up.saw_end(), down_had_ended);
+        self.note(up, Side::Client, Side::Backend, client_fin, backend_fin);
+        self.note(down, Side::Backend, Side::Client, self.down.saw_end(), client_fin);
+        let moved = session.moved.up() + session.moved.down() != before;
+        self.look_behind_stuck(up, down, now, moved);
+        if let Some(reason) = self.over() {
+            return Poll::Ready(reason);
         }
         self.pass_on_fin();
-        if session.moved.up() + session.moved.down() != before || self.finished() != finished {
+        if moved || self.finished() != finished {
             if now >= self.reported_ms + REPORT_EVERY_MS {
                 self.reported_ms = now;
                 record::report_bytes(worker, session);
@@ -215,75 +220,86 @@ impl Flow {
         }
     }
 
-    /// Takes note of how a direction from `from` to `to` fared; `fin`: whether a side had closed before.
-    fn note(&mut self, step: Step, from: Side, to: Side, fin: bool) {
-        let lost = match step {
-            Step::Broken(Lost::Source) => from,
-            Step::Broken(Lost::Sink) => to,
+    /// Takes note of how a direction from `from` to `to` fared, and whether each had sent FIN before.
+    fn note(&mut self, step: Step, from: Side, to: Side, from_fin: bool, to_fin: bool) {
+        let (side, ended) = match step {
+            Step::Broken(Lost::Source) => (from, false),
+            Step::Broken(Lost::Sink(before)) => (to, to_fin || before == Before::Fin),
             Step::Blocked | Step::Stuck | Step::Again | Step::Finished => return,
         };
+        let (sent, received) = match side {
+            Side::Client => (&mut self.up, &mut self.down),
+            Side::Backend => (&mut self.down, &mut self.up),
+        };
         if self.broken.is_none() {
-            self.broken = Some((lost, if fin { AfterFin::Yes } else { AfterFin::No }));
+            let reason = match side {
+                _ if from_fin || to_fin || ended => CloseReason::Done,
+                Side::Client => CloseReason::ClientReset,
+                Side::Backend => CloseReason::BackendReset,
+            };
+            self.broken = Some(Broken { side, cut_short: !ended, reason });
         }
         // Bytes for a side that is gone have nowhere to go; bytes from it that arrived before are still delivered.
-        match lost {
-            Side::Client => self.down.abandon(),
-            Side::Backend => self.up.abandon(),
+        if matches!(step, Step::Broken(Lost::Source)) {
+            sent.abandon();
         }
+        received.drop_rest();
     }
 
     /// A direction whose sink does not read is not read either, so a reset of its source would go unseen until the
-    /// sink reads again. Now and then the source is asked; what is held is then lost, as the sender wanted.
-    fn look_behind_stuck(&mut self, up: Step, down: Step, now: u64) {
+    /// sink reads again. Now and then, while nothing moves, the source is asked; what is held is then lost, as its
+    /// sender wanted.
+    fn look_behind_stuck(&mut self, up: Step, down: Step, now: u64, moved: bool) {
         if up != Step::Stuck && down != Step::Stuck {
             self.stuck_check_ms = u64::MAX;
             return;
         }
-        if self.stuck_check_ms == u64::MAX {
+        if moved || self.stuck_check_ms == u64::MAX {
             self.stuck_check_ms = now + STUCK_CHECK_MS;
         }
         if now < self.stuck_check_ms {
             return;
         }
         self.stuck_check_ms = now + STUCK_CHECK_MS;
-        let fin = self.up.saw_end() || self.down.saw_end();
-        let is_broken = |socket: &TcpStream| !matches!(socket.take_error(), Ok(None));
-        if up == Step::Stuck && is_broken(&self.client) {
-            self.up.abandon();
-            self.note(Step::Broken(Lost::Source), Side::Client, Side::Backend, fin);
+        let (client_fin, backend_fin) = (self.up.saw_end(), self.down.saw_end());
+        let was_cut = |socket: &TcpStream| {
+            socket.take_error().ok().flatten().is_some_and(|error| Before::of(&error) == Before::NoFin)
+        };
+        if up == Step::Stuck && !client_fin && was_cut(&self.client) {
+            self.note(Step::Broken(Lost::Source), Side::Client, Side::Backend, client_fin, backend_fin);
         }
-        if down == Step::Stuck && is_broken(&self.backend) {
-            self.down.abandon();
-            self.note(Step::Broken(Lost::Source), Side::Backend, Side::Client, fin);
+        if down == Step::Stuck && !backend_fin && was_cut(&self.backend) {
+            self.note(Step::Broken(Lost::Source), Side::Backend, Side::Client, backend_fin, client_fin);
         }
     }
 
-    /// Passes a finished direction's FIN on, unless the connection broke: a reset must not become a clean end.
+    /// Passes a finished direction's FIN on, unless its stream was cut short: a reset must not become a clean end.
     fn pass_on_fin(&mut self) {
-        if self.broken.is_some() {
-            return;
-        }
-        for (direction, sink) in [(&mut self.up, &self.backend), (&mut self.down, &self.client)] {
-            if direction.owes_fin() {
+        let cut = self.broken.filter(|broken| broken.cut_short).map(|broken| broken.side);
+        for (source, direction, sink) in
+            [(Side::Client, &mut self.up, &self.backend), (Side::Backend, &mut self.down, &self.client)]
+        {
+            if cut != Some(source) && direction.owes_fin() {
                 // A sink that is gone says so on the next read or write.
                 let _: io::Result<()> = socket2::SockRef::from(sink).shutdown(Shutdown::Write);
             }
         }
     }
 
-    /// Both directions are finished: closing the sockets sends the FINs that are still owed, or RST.
-    fn end(&self) -> CloseReason {
-        let Some((side, after_fin)) = self.broken else { return CloseReason::Done };
-        match side {
-            Side::Client => socket::reset_on_close(&self.backend),
-            Side::Backend => socket::reset_on_close(&self.client),
+    /// Why the session is over, once it is. The sockets are then set to close with FIN, or with RST where a stream
+    /// was cut short: as soon as what came before the cut is delivered.
+    fn over(&self) -> Option<CloseReason> {
+        if let Some(Broken { side, cut_short: true, reason }) = self.broken {
+            let (delivered, other) = match side {
+                Side::Client => (self.up.is_finished(), &self.backend),
+                Side::Backend => (self.down.is_finished(), &self.client),
+            };
+            if delivered {
+                socket::reset_on_close(other);
+                return Some(reason);
+            }
         }
-        match (after_fin, side) {
-            // PostgreSQL resets after both sides are done, in every session; that is no error.
-            (AfterFin::Yes, _) => CloseReason::Done,
-            (AfterFin::No, Side::Client) => CloseReason::ClientReset,
-            (AfterFin::No, Side::Backend) => CloseReason::BackendReset,
-        }
+        (self.finished() == 2).then(|| self.broken.map_or(CloseReason::Done, |broken| broken.reason))
     }
 
     fn reset_both(&self, reason: CloseReason) -> CloseReason {
