@@ -142,7 +142,10 @@ impl DataPlane for Workers {
             // With port 0 the kernel chooses for the first worker, and the others share its choice.
             let mut real = *address;
             // Our own sockets are no obstacle: a wildcard may give way to one of its addresses, or the other way round.
-            let beside_own = |own: &SocketAddr| own.port() == real.port() && own.is_ipv4() == real.is_ipv4();
+            let beside_own = |own: &SocketAddr| {
+                let same_host = own.ip().is_unspecified() || real.ip().is_unspecified();
+                own.port() == real.port() && own.is_ipv4() == real.is_ipv4() && same_host
+            };
             if !self.bound.iter().any(beside_own) {
                 socket::refuse_if_taken(real).map_err(failed)?;
             }

@@ -57,7 +57,7 @@ pub fn status(globals: &Globals) -> Exit {
         }
         table.print(globals);
         data("\n");
-        let mut table = Table::new(&["pool", "balance", "up", "down", "active", "total", "unavailable"]);
+        let mut table = Table::new(&["pool", "balance", "up", "down", "out", "active", "total", "unavailable"]);
         for row in status["pools"].as_array().into_iter().flatten() {
             let count = |key: &str| row["backends"][key].as_u64().unwrap_or(0);
             table.row(vec![
@@ -65,6 +65,7 @@ pub fn status(globals: &Globals) -> Exit {
                 text(&row["balance"]),
                 (count("up") + count("unchecked")).to_string(),
                 count("down").to_string(),
+                (count("draining") + count("disabled")).to_string(),
                 text(&row["active"]),
                 text(&row["total"]),
                 text(&row["unavailable"]),
@@ -149,7 +150,10 @@ pub fn reload(globals: &Globals, wait: bool) -> Exit {
     let pid = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
     let sent = pid.map(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP));
     match sent {
-        Some(Ok(())) => Exit::Ok,
+        Some(Ok(())) => {
+            message("asked for; `sluice status` says how it went, or use --wait");
+            Exit::Ok
+        }
         Some(Err(error)) => {
             message(&format!("cannot send SIGHUP to the daemon: {error}; try --wait"));
             Exit::Failed

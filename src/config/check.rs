@@ -16,6 +16,9 @@ use super::{
     Severity, Sources,
 };
 
+/// Longest path of a unix socket, in bytes (`unix(7)`: 108 with the NUL).
+const MOST_SOCKET_PATH: usize = 107;
+
 /// Checks sources. The configuration is there only when no problem is an error; warnings may stand beside it.
 pub fn check(sources: &Sources) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
@@ -225,6 +228,10 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     let removed_sessions = section.word("removed-sessions", problems);
     let state_file = section.text("state-file", problems);
     refuse_empty_path(&section, "status-socket", status_socket.as_ref(), problems);
+    if let Some(path) = status_socket.as_ref().filter(|path| path.value.len() > MOST_SOCKET_PATH) {
+        let message = format!("`status-socket` has {} bytes, more than {MOST_SOCKET_PATH}", path.value.len());
+        problems.add(Code::OutOfRange, path.place.clone(), message);
+    }
     refuse_empty_path(&section, "state-file", state_file.as_ref(), problems);
     Some(Global {
         workers: workers?.value.map(|count| count as usize),

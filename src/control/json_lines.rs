@@ -59,11 +59,13 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let mut lines = BufReader::new(first.as_slice().chain(read));
     loop {
         let mut line = Vec::new();
+        match timeout(socket::IDLE, lines.fill_buf()).await {
+            Ok(Ok([])) | Err(_) => return Ok(()),
+            Ok(result) => drop(result?),
+        }
+        // A line that has begun must end soon: 64 half ones would lock everybody else out.
         let mut limited = (&mut lines).take(MAX_LINE);
-        match timeout(socket::IDLE, limited.read_until(b'\n', &mut line)).await {
-            Ok(Ok(0)) | Err(_) => return Ok(()),
-            Ok(result) => result?,
-        };
+        timeout(socket::REQUEST_LIMIT, limited.read_until(b'\n', &mut line)).await??;
         if line.last() != Some(&b'\n') && line.len() as u64 == MAX_LINE {
             let failure = Failure::new("too_long", format!("request over {MAX_LINE} bytes"));
             return send(&mut write, &error(&Value::Null, failure)).await;

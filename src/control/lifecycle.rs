@@ -67,26 +67,38 @@ pub async fn run(
     // A reload that is asked for meanwhile waits until there is something to reload.
     let starting = control.reloading.lock().await;
     // Listeners are bound; clients wait in the backlog until the first checks have answered.
-    probes::apply_and_wait(&control, &snapshot).await;
-    control.plane.borrow_mut().install(&snapshot);
-    shared.set_phase(Phase::Running);
+    let mut stop = None;
+    tokio::select! {
+        () = probes::apply_and_wait(&control, &snapshot) => {
+            control.plane.borrow_mut().install(&snapshot);
+            shared.set_phase(Phase::Running);
+        }
+        word = asked_to_stop.recv() => stop = Some(word.unwrap_or(Stop::Now)),
+    }
     drop(starting);
+    if stop.is_none() {
+        announce(&snapshot, shared.workers.len());
+        feed_watchdog(&shared);
+        stop = asked_to_stop.recv().await;
+    }
+    leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await;
+    drop(socket);
+    let (done, flushed) = sync_channel(1);
+    tracing::info!("stopped");
+    // A log target that hangs must not keep the process.
+    if shared.log.try_send(LogMessage::Flush(done)) {
+        let _ = flushed.recv_timeout(Duration::from_secs(1));
+    }
+}
+
+fn announce(snapshot: &Snapshot, workers: usize) {
     for listener in &snapshot.listeners {
         let (name, bind) = (&*listener.config.name, &listener.config.bind);
         tracing::info!(listener = name, ?bind, "listening");
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = shared.workers.len(), "ready");
+    let socket = snapshot.config.global.status_socket.display();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, %socket, "ready");
     tell_systemd(&[NotifyState::Ready]);
-    feed_watchdog(&shared);
-
-    let stop = asked_to_stop.recv().await.unwrap_or(Stop::Now);
-    leave(&control, stop, &mut asked_to_stop).await;
-    drop(socket);
-    let (done, flushed) = sync_channel(1);
-    tracing::info!("stopped");
-    shared.log.send_blocking(LogMessage::Flush(done));
-    // A log target that hangs must not keep the process.
-    let _ = flushed.recv_timeout(Duration::from_secs(1));
 }
 
 fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
@@ -107,8 +119,9 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
         spawn_local(async move { reload_for_systemd(&control).await });
     });
     on_signal(SignalKind::user_defined1(), Arc::clone(&control.shared), |shared| {
-        shared.log.send_blocking(LogMessage::Reopen);
-        tracing::info!("log reopened");
+        if shared.log.try_send(LogMessage::Reopen) {
+            tracing::info!("log reopened");
+        }
     });
     on_signal(SignalKind::user_defined2(), (), |()| {
         tracing::error!("upgrade (SIGUSR2) is not built yet; the process carries on");
@@ -149,7 +162,7 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
     }
     control.shared.set_phase(Phase::Draining);
     control.plane.borrow_mut().leave();
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     loop {
         let deadline = match (stop, global.shutdown_grace) {
             (Stop::Now, _) => Some(begun),
@@ -165,7 +178,11 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
         tokio::select! {
             biased;
             () = ended(control) => return,
-            word = more.recv() => stop = word.unwrap_or(Stop::Now),
+            word = more.recv() => {
+                stop = word.unwrap_or(Stop::Now);
+                // A word after QUIT begins a grace of its own.
+                begun = Instant::now();
+            }
             () = late => break,
         }
     }
@@ -205,7 +222,9 @@ fn feed_watchdog(shared: &Arc<Shared>) {
                 last = beats;
             }
             // Hearts beat once a second, so a shorter pause may see none in between.
-            if stale < Duration::from_secs(3).max(limit / 2) {
+            // Workers without sessions end while others drain; the time-out for stopping bounds that.
+            let draining = shared.phase() == Phase::Draining;
+            if draining || stale < Duration::from_secs(3).max(limit / 2) {
                 tell_systemd(&[NotifyState::Watchdog]);
             }
             sleep(pause).await;

@@ -22,8 +22,10 @@ const QUEUE: usize = 1024;
 pub fn start_log(log: &Log) -> io::Result<LogSink> {
     let mut target = Target::open(&log.target)?;
     let (queue, inbox) = sync_channel(QUEUE);
-    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&mut target, &inbox))?;
-    Ok(LogSink::new(queue))
+    let sink = LogSink::new(queue);
+    let counter = sink.clone();
+    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&mut target, &inbox, &counter))?;
+    Ok(sink)
 }
 
 /// Sends messages of the process the same way. May be called once per process; later calls change nothing.
@@ -41,11 +43,24 @@ pub fn start_tracing(sink: LogSink, format: LogFormat, level: tracing::Level) {
     };
 }
 
-fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>) {
+fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>, counter: &LogSink) {
+    let mut failing = false;
     for message in inbox {
         match message {
-            // A target that fails has nowhere to say so; the next lines may succeed.
-            LogMessage::Lines(lines) => drop(target.write(&lines)),
+            LogMessage::Lines(lines) => {
+                let result = target.write(&lines);
+                if let Err(error) = &result {
+                    counter.count_lost(&lines);
+                    if !failing {
+                        // Said once, where somebody may still read it; the next lines may succeed.
+                        let _ = writeln!(
+                            io::stderr(),
+                            "cannot write the log: {error}; lines are counted in log_dropped_total"
+                        );
+                    }
+                }
+                failing = result.is_err();
+            }
             LogMessage::Reopen => target.reopen(),
             LogMessage::Flush(answer) => drop(answer.send(())),
         }

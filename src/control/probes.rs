@@ -20,7 +20,8 @@ use crate::decide::close::CloseReason;
 use crate::decide::health::{Checker, Health};
 use crate::state::{Backend, Pool, Snapshot, Standing};
 
-/// Checks at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs.
+/// Checks of one pool at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs,
+/// and a pool of dead backends from delaying the checks of another.
 const AT_ONCE: usize = 256;
 /// Longest wait for the first answers before clients are sent to new backends.
 const FIRST_ANSWERS: Duration = Duration::from_secs(3);
@@ -30,7 +31,7 @@ const FASTEST: Duration = Duration::from_millis(100);
 /// The checks of all backends.
 pub struct Probes {
     running: HashMap<usize, Running>,
-    permits: Rc<Semaphore>,
+    permits: HashMap<Arc<str>, Rc<Semaphore>>,
 }
 
 struct Running {
@@ -48,7 +49,14 @@ struct Plan {
 impl Probes {
     /// No checks yet.
     pub fn new() -> Self {
-        Self { running: HashMap::new(), permits: Rc::new(Semaphore::new(AT_ONCE)) }
+        Self { running: HashMap::new(), permits: HashMap::new() }
+    }
+}
+
+impl Probes {
+    fn permits_of(&mut self, pool: &Pool) -> Rc<Semaphore> {
+        let permits = self.permits.entry(Arc::clone(&pool.config.name));
+        Rc::clone(permits.or_insert_with(|| Rc::new(Semaphore::new(AT_ONCE))))
     }
 }
 
@@ -83,7 +91,7 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
             let probe = Probe {
                 control: Rc::downgrade(control),
                 backend: Arc::clone(backend),
-                permits: Rc::clone(&probes.permits),
+                permits: probes.permits_of(pool),
                 checker: RefCell::new(Checker::new(backend.vitals().health)),
             };
             let task = spawn_local(probe.run(changes, first)).abort_handle();

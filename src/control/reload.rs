@@ -3,13 +3,18 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Handle, probes};
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
+use crate::decide::health::Health;
 use crate::state::{Backend, Phase, ReloadReport, Snapshot};
+
+/// Longest wait for the files.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Reloads the configuration. Returns what was done, or why nothing was.
 pub async fn reload(control: &Handle) -> ReloadReport {
@@ -40,7 +45,13 @@ pub async fn reload(control: &Handle) -> ReloadReport {
 }
 
 async fn try_reload(control: &Handle) -> Result<String, String> {
-    let sources = control.source.read().map_err(|error| error.to_string())?;
+    let source = control.source.clone();
+    // A file on a dead mount, or a pipe, must not hold up the control plane.
+    let reading = tokio::task::spawn_blocking(move || source.read());
+    let sources = match timeout(READ_LIMIT, reading).await {
+        Ok(Ok(sources)) => sources.map_err(|error| error.to_string())?,
+        Ok(Err(_)) | Err(_) => return Err(format!("the configuration could not be read within {READ_LIMIT:?}")),
+    };
     let (config, problems) = check(&sources);
     for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
         tracing::error!(code = problem.code.name(), at = sources.origin(&problem.place), "{}", problem.message);
@@ -57,6 +68,7 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let snapshot = Snapshot::build(Arc::new(config), Some(&old), control.shared.workers.len());
     let snapshot = Arc::new(snapshot.map_err(|error| error.to_string())?);
     control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
+    snapshot.settle_health();
     // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
     probes::apply_and_wait(control, &snapshot).await;
     control.plane.borrow_mut().install(&snapshot);
@@ -95,6 +107,8 @@ fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {
 fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
     let end = |control: &Handle, removed: &[Arc<Backend>]| {
         for backend in removed {
+            // Sessions that are still in their set-up know it, and must not go there any more.
+            backend.change(|vitals| vitals.health = Health::Down);
             control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained);
         }
     };

@@ -21,11 +21,11 @@ use super::{Handle, json_lines};
 /// Clients at once; further ones wait.
 const MOST_CLIENTS: usize = 64;
 /// Time for a request head.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Time for writing an answer.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Silence after which a client of the JSON dialect is let go.
-pub const IDLE: Duration = Duration::from_mins(5);
+pub const IDLE: Duration = Duration::from_mins(1);
 
 /// Why the status socket could not be opened.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::refuse::Stop;
 use super::session::Session;
-use super::view::{PoolView, Seat};
+use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::Tried;
 use crate::decide::close::CloseReason;
@@ -40,22 +40,28 @@ pub async fn connect(
     let mut last_failure: Option<Stop> = None;
     while tried.count() < pool.pool.config.connect_tries {
         let Some(seat) = pool.pick(&mut tried, session.client, worker.random()) else { break };
-        session.facts.borrow_mut().tries = tried.count();
-        match attempt(worker, session, pool, &seat, &first).await {
+        let backend = Rc::clone(seat.backend());
+        {
+            // The seat belongs to the session from the pick on, so that orders to end find it; the one before, if
+            // any, is given up. The last one stays, so that the record names the backend.
+            let mut facts = session.facts.borrow_mut();
+            facts.tries = tried.count();
+            facts.seat = Some(seat);
+        }
+        match attempt(worker, session, pool, &backend, &first).await {
             Ok((stream, sent)) => {
                 first.drain(..sent);
-                session.facts.borrow_mut().seat = Some(seat);
                 return Ok(Connected { stream, unsent: first, sent });
             }
-            Err(Failure::Ordered(reason)) => {
-                session.facts.borrow_mut().seat = Some(seat);
-                return Err(reason.into());
-            }
+            // The backend went down while we waited for it: that is one more failure, not the end of the session.
+            Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
+            Err(Failure::Ordered(reason)) => return Err(reason.into()),
             Err(Failure::Connect(kind, error)) => {
-                let stop = count_failure(&seat, kind, &error, &tried, pool);
-                // The last seat stays with the session, so that the record names the backend.
-                session.facts.borrow_mut().seat = Some(seat);
-                last_failure = Some(stop);
+                last_failure = Some(count_failure(&backend, kind, &error, &tried, pool));
+                // Its failure may just have brought it down, with an order to end everything there.
+                if session.ordered() == Some(CloseReason::BackendDown) {
+                    session.forget_order();
+                }
             }
         }
     }
@@ -77,18 +83,18 @@ async fn attempt(
     worker: &Rc<Worker>,
     session: &Session,
     pool: &PoolView,
-    seat: &Seat,
+    brief: &BackendBrief,
     first: &[u8],
 ) -> Result<(TcpStream, usize), Failure> {
     let begun = Instant::now();
     let timeout = pool.pool.config.connect_timeout;
     let deadline = coarse_ms() + timeout.as_millis() as u64;
-    let mut started = socket::start_connect(seat.backend().backend.address).map_err(sorted)?;
+    let mut started = socket::start_connect(brief.backend.address).map_err(sorted)?;
     // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
     let early = if first.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { started.write(first) };
     let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
     match early {
-        Ok(sent) => return Ok((stream, established(session, seat, begun, sent))),
+        Ok(sent) => return Ok((stream, established(session, brief, begun, sent))),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(error) => return Err(sorted(error)),
     }
@@ -109,7 +115,7 @@ async fn attempt(
             stream.try_write(first)
         };
         match sent {
-            Ok(sent) => return Ok((stream, established(session, seat, begun, sent))),
+            Ok(sent) => return Ok((stream, established(session, brief, begun, sent))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(sorted(error)),
         }
@@ -128,25 +134,24 @@ fn sorted(error: io::Error) -> Failure {
 }
 
 /// Takes note of an established connection that took `sent` first bytes.
-fn established(session: &Session, seat: &Seat, begun: Instant, sent: usize) -> usize {
+fn established(session: &Session, brief: &BackendBrief, begun: Instant, sent: usize) -> usize {
     let now = Instant::now();
     let mut facts = session.facts.borrow_mut();
     facts.connect_time = Some(now - begun);
     facts.sent_at = Some(now);
-    forgive(seat);
+    forgive(brief);
     sent
 }
 
 /// A success ends a row of failures. Read first: the line is shared by all workers and usually clean.
-fn forgive(seat: &Seat) {
-    let failures = &seat.backend().backend.live_failures;
+fn forgive(brief: &BackendBrief) {
+    let failures = &brief.backend.live_failures;
     if failures.load(Ordering::Relaxed) != 0 {
         failures.store(0, Ordering::Relaxed);
     }
 }
 
-fn count_failure(seat: &Seat, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
-    let brief = seat.backend();
+fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
     brief.shard().connect_errors[kind as usize].add(1);
     if kind != ConnectError::Local {
         // Health is told of what the backend did, never of what this machine lacks.

@@ -47,6 +47,7 @@ impl Stop {
             | CloseReason::ConnectRefused
             | CloseReason::ConnectTimeout
             | CloseReason::ConnectUnreachable
+            | CloseReason::BackendDown
             | CloseReason::LocalError => Some(80),
             _ => None,
         };

@@ -191,6 +191,11 @@ impl Session {
         }
     }
 
+    /// Takes an order back that does not concern the session any more.
+    pub fn forget_order(&self) {
+        self.order.set(None);
+    }
+
     /// The reason for which it is asked to end.
     pub fn ordered(&self) -> Option<CloseReason> {
         self.order.get()

@@ -34,15 +34,19 @@ impl LogSink {
         if let Err(TrySendError::Full(LogMessage::Lines(lost)) | TrySendError::Disconnected(LogMessage::Lines(lost))) =
             self.queue.try_send(LogMessage::Lines(lines))
         {
-            let count = lost.iter().filter(|byte| **byte == b'\n').count() as u64;
-            self.dropped.fetch_add(count, Ordering::Relaxed);
+            self.count_lost(&lost);
         }
     }
 
-    /// Sends a message that must arrive; may block, so never on a worker.
-    pub fn send_blocking(&self, message: LogMessage) {
-        // A writer that is gone has nothing left to say it to.
-        let _ = self.queue.send(message);
+    /// Sends a message other than lines, unless the queue is full. Returns whether it was taken.
+    pub fn try_send(&self, message: LogMessage) -> bool {
+        self.queue.try_send(message).is_ok()
+    }
+
+    /// Counts lines that could not be written.
+    pub fn count_lost(&self, lines: &[u8]) {
+        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Lines dropped so far.

@@ -94,6 +94,21 @@ impl Snapshot {
         Ok(Self { generation, config, listeners, pools: pools? })
     }
 
+    /// Carries over what is known of backends whose check was switched on or off; to be called once the generation
+    /// is sure to come into force. An unchecked backend served, so it counts as up until its check says otherwise.
+    pub fn settle_health(&self) {
+        for (pool, backend) in self.backends() {
+            let is_checked = pool.config.health.is_some();
+            backend.change(|vitals| {
+                vitals.health = match (is_checked, vitals.health) {
+                    (false, _) => Health::Unchecked,
+                    (true, Health::Unchecked) => Health::Up,
+                    (true, known) => known,
+                };
+            });
+        }
+    }
+
     /// The listener called `name`.
     pub fn listener_named(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners.iter().find(|listener| *listener.config.name == *name)
@@ -148,14 +163,6 @@ impl Kept {
                 let (pool, name, address) = identity;
                 return Arc::new(Backend::new(pool, name, address, fresh, workers));
             };
-            kept.change(|vitals| {
-                // A check that was switched on or off starts from what is known: an unchecked backend served.
-                vitals.health = match (fresh, vitals.health) {
-                    (Health::Unchecked, _) => Health::Unchecked,
-                    (_, Health::Unchecked) => Health::Up,
-                    (_, known) => known,
-                };
-            });
             kept
         });
         let backends: Vec<Arc<Backend>> = backends.collect();

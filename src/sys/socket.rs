@@ -122,6 +122,15 @@ pub fn reset_on_close(socket: impl std::os::fd::AsFd) {
     let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
+/// Bytes in the send queue that the peer has not acknowledged (`SIOCOUTQ`, `tcp(7)`).
+#[allow(unsafe_code)]
+pub fn unsent(socket: &impl AsRawFd) -> u32 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one integer to the pointer, which is to a live one.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { count.unsigned_abs() } else { 0 }
+}
+
 /// What an error of `accept(2)` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {

@@ -12,10 +12,14 @@ const SMALL: usize = 65_537;
 /// The paper's large size, for pools above 655 members.
 const LARGE: usize = 655_373;
 
+/// Owners that refuse before it is asked whether anybody would not. Chosen: far more than a few dead members cost.
+const MANY_REFUSALS: u32 = 64;
+
 /// A Maglev look-up table over places 0..n of its members.
 #[derive(Clone)]
 pub struct Maglev {
     slots: Box<[u16]>,
+    members: usize,
 }
 
 impl fmt::Debug for Maglev {
@@ -82,7 +86,7 @@ impl Maglev {
                 }
             }
         }
-        Self { slots }
+        Self { slots, members: members.len() }
     }
 
     /// The owner of the key's slot, or of the next slot with a usable owner: an unusable member moves only its
@@ -90,10 +94,16 @@ impl Maglev {
     pub fn find(&self, key: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let start = ((u128::from(key) * self.slots.len() as u128) >> 64) as usize;
         let mut last_refused = u16::MAX;
+        let mut refusals = 0;
         let (before, from) = self.slots.split_at(start);
         for owner in from.iter().chain(before) {
             if *owner == last_refused {
                 continue;
+            }
+            refusals += 1;
+            // With everybody down the whole table would be walked for every connection.
+            if refusals == MANY_REFUSALS && !(0..self.members).any(&usable) {
+                return None;
             }
             if usable(usize::from(*owner)) {
                 return Some(usize::from(*owner));

@@ -1,9 +1,12 @@
 //! What a hello says that the rest of the house uses: version, application protocols, and the facts for the record.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::parse::Reader;
 use super::{ClientHello, Ja4, Refusal, ja4};
+
+/// Longest text of the offered protocols in a record, in bytes (chosen: twenty ordinary names fit).
+const MOST_ALPN_TEXT: usize = 256;
 
 /// A protocol version as on the wire, 0x0304 for TLS 1.3. Ordered as the wire numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,24 +79,35 @@ impl<'a> AlpnList<'a> {
         std::iter::from_fn(move || rest.vector(1, "application protocol").ok())
     }
 
+    /// The names as text, cut off at [`MOST_ALPN_TEXT`] bytes: a hostile hello could fill records with them.
+    fn for_record(self) -> Box<str> {
+        let mut text = String::new();
+        for (position, name) in self.iter().enumerate() {
+            if text.len() + name.len() * 4 > MOST_ALPN_TEXT {
+                text.push_str(",...");
+                break;
+            }
+            // Writing into a string cannot fail.
+            let _ = write!(text, "{}{}", if position > 0 { "," } else { "" }, Escaped(name));
+        }
+        text.into()
+    }
+
     /// Whether none was offered.
     pub const fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 }
 
-impl fmt::Display for AlpnList<'_> {
-    /// Names joined with commas; bytes outside printable ASCII, commas and backslashes are escaped.
+/// A protocol name as text: bytes outside printable ASCII, commas and backslashes are escaped.
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, name) in self.iter().enumerate() {
-            if position > 0 {
-                f.write_str(",")?;
-            }
-            for byte in name {
-                match byte {
-                    b',' => f.write_str("\\x2c")?,
-                    _ => write!(f, "{}", byte.escape_ascii())?,
-                }
+        for byte in self.0 {
+            match byte {
+                b',' => f.write_str("\\x2c")?,
+                _ => write!(f, "{}", byte.escape_ascii())?,
             }
         }
         Ok(())
@@ -122,7 +136,7 @@ impl HelloFacts {
     pub fn of(hello: &ClientHello<'_>) -> Self {
         Self {
             sni: hello.server_name.clone().map(Into::into),
-            alpn: if hello.alpn.is_empty() { Box::default() } else { hello.alpn.to_string().into() },
+            alpn: hello.alpn.for_record(),
             version: hello.version,
             ja4: ja4(hello),
             ech: hello.ech,

@@ -17,10 +17,10 @@ impl ServerName {
     /// Checks the bytes of a `host_name` entry. `Ok(None)` is an IP literal, which counts as no name at all.
     pub fn from_wire(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let text = std::str::from_utf8(bytes).map_err(|_| Refusal::Name("has bytes outside ASCII"))?;
+        let text = text.strip_suffix('.').unwrap_or(text);
         if IpAddr::from_str(text).is_ok() {
             return Ok(None);
         }
-        let text = text.strip_suffix('.').unwrap_or(text);
         if text.is_empty() {
             return Err(Refusal::Name("is empty"));
         }
@@ -77,6 +77,7 @@ mod tests {
         check(b"_sip.x-y.test", Ok(Some("_sip.x-y.test")));
         check(b"127.0.0.1", Ok(None));
         check(b"::1", Ok(None));
+        check(b"127.0.0.1.", Ok(None));
         check(b"a\0b.test", Err("has a NUL byte"));
         check(b"a b.test", Err("has a control character or a space"));
         check("ä.test".as_bytes(), Err("has bytes outside ASCII"));

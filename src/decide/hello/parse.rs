@@ -150,7 +150,8 @@ fn highest_version(data: &[u8]) -> Result<Option<TlsVersion>, Refusal> {
         return Err(Refusal::Length("supported_versions"));
     }
     let versions = list.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-    Ok(versions.filter(|version| !is_grease(*version)).max().map(TlsVersion))
+    // Only numbers of the TLS family count: GREASE and drafts must not pass for something newer than 1.3.
+    Ok(versions.filter(|version| version >> 8 == 3).max().map(TlsVersion))
 }
 
 fn has_post_quantum_share(data: &[u8]) -> Result<bool, Refusal> {

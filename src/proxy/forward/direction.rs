@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -174,7 +174,7 @@ impl Direction {
             }
             match self.deliver(cx, to, moved, direction) {
                 Poll::Pending => return Step::Stuck,
-                Poll::Ready(Err(error)) => return Step::Broken(Lost::Sink(Before::of(&error))),
+                Poll::Ready(Err(before)) => return Step::Broken(Lost::Sink(before)),
                 Poll::Ready(Ok(())) => {}
             }
             if self.end == End::Seen {
@@ -205,9 +205,10 @@ impl Direction {
         to: &mut TcpStream,
         moved: &Moved,
         direction: usize,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Before>> {
         while self.held_from < self.held.len() {
-            let count = std::task::ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.held_from..]))?;
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.held_from..]));
+            let count = written.map_err(|error| Before::of(&error))?;
             self.held_from += count;
             add(&moved.copied[direction], count);
         }
@@ -217,10 +218,10 @@ impl Direction {
         }
         while self.inside > 0 {
             let Some(pipe) = &self.pipe else { break };
-            let count = std::task::ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, self.inside)))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
+            let drained = ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, self.inside)));
+            // A splice that moved some bytes before it met the error has taken the error with it, and the next one
+            // says EPIPE whatever came before: nothing is to be learnt from it, so a cut is assumed.
+            let count = drained.ok().filter(|count| *count > 0).ok_or(Before::NoFin)?;
             self.inside -= count;
             add(&moved.spliced[direction], count);
         }
@@ -240,7 +241,7 @@ impl Direction {
     ) -> Poll<Result<usize, Lost>> {
         let buffer = &mut *worker.buffer.borrow_mut();
         let mut read = ReadBuf::new(buffer);
-        std::task::ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Lost::Source)?;
+        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Lost::Source)?;
         let bytes = read.filled();
         let count = bytes.len();
         if count == 0 {
@@ -286,6 +287,8 @@ impl Direction {
     /// full reads.
     fn may_splice(&mut self, pipes: &Pipes) -> bool {
         if matches!(self.mode, Mode::Copy(_)) {
+            // Empty here: everything was delivered before.
+            self.drop_pipe(pipes);
             return false;
         }
         if self.pipe.is_none() {
@@ -343,7 +346,7 @@ fn poll_io<T>(
 ) -> Poll<io::Result<T>> {
     loop {
         let ready = if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) };
-        std::task::ready!(ready)?;
+        ready!(ready)?;
         match socket.try_io(interest, || operation(socket)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

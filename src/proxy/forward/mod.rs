@@ -96,10 +96,13 @@ pub struct Flow {
     broken: Option<Broken>,
     /// When no byte came for too long; `u64::MAX`: never.
     deadline_ms: u64,
+    /// Bytes in the send queues of both sockets when the deadline last came.
+    unsent: u32,
     /// When sources of stuck directions are asked next; `u64::MAX`: nothing is stuck.
     stuck_check_ms: u64,
     /// When the counters of backend and worker were last told of the bytes.
     reported_ms: u64,
+    unreported: bool,
     kept_alive: bool,
     begun: bool,
 }
@@ -124,8 +127,10 @@ impl Flow {
             down: Direction::default(),
             broken: None,
             deadline_ms: u64::MAX,
+            unsent: 0,
             stuck_check_ms: u64::MAX,
             reported_ms: 0,
+            unreported: false,
             kept_alive: false,
             begun: false,
         }
@@ -166,19 +171,25 @@ impl Flow {
         }
         self.pass_on_fin();
         if moved || self.finished() != finished {
-            if now >= self.reported_ms + REPORT_EVERY_MS {
-                self.reported_ms = now;
-                record::report_bytes(worker, session);
-            }
+            self.unreported = true;
+            self.deadline_ms = self.quiet_until(session, now);
+        } else if now >= self.deadline_ms && self.kernel_still_delivers() {
             self.deadline_ms = self.quiet_until(session, now);
         } else if now >= self.deadline_ms {
             let half = self.finished() == 1;
             let reason = if half { CloseReason::HalfCloseTimeout } else { CloseReason::IdleTimeout };
             return Poll::Ready(self.reset_both(reason));
         }
+        if self.unreported && now >= self.reported_ms + REPORT_EVERY_MS {
+            self.unreported = false;
+            self.reported_ms = now;
+            record::report_bytes(worker, session);
+        }
         self.arm(worker, session, now);
         session.remember(cx.waker());
-        if matches!(up, Step::Again) || matches!(down, Step::Again) {
+        // After a break the other direction does something else than what its waker was registered for.
+        let go_on = |step| matches!(step, Step::Again | Step::Broken(_));
+        if go_on(up) || go_on(down) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -197,8 +208,17 @@ impl Flow {
     }
 
     fn quiet_until(&self, session: &Session, now: u64) -> u64 {
-        let limit = if self.finished() > 0 { session.listener.half_close_ms } else { session.listener.idle_ms };
+        let half_closed = session.listener.half_close_ms.filter(|_| self.finished() > 0);
+        let limit = half_closed.or(session.listener.idle_ms);
         limit.map_or(u64::MAX, |limit| now + limit)
+    }
+
+    /// Whether a slow reader still takes what is in the kernel's send queues: silence for us, but not for it.
+    fn kernel_still_delivers(&mut self) -> bool {
+        let unsent = socket::unsent(&self.client) + socket::unsent(&self.backend);
+        let moves = unsent > 0 && unsent != self.unsent;
+        self.unsent = unsent;
+        moves
     }
 
     /// Sees to the next visit by the clock: the deadline, or the time to turn keepalive on.
@@ -215,6 +235,9 @@ impl Flow {
             }
         }
         next = next.min(self.stuck_check_ms);
+        if self.unreported {
+            next = next.min(self.reported_ms + REPORT_EVERY_MS);
+        }
         if next != u64::MAX {
             worker.sessions.arm(session, next);
         }
