@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
@@ -132,6 +133,22 @@ fn killed_server_is_not_noticed_by_new_connections() {
     });
 }
 
+#[test]
+fn server_added_by_reload_gets_connections_and_no_client_notices() {
+    let pair = Pair::start_with("round-robin", &["one"]);
+    pair.initialise_pgbench();
+    let mut load = pgbench(pair.at);
+    load.args(["-N", "-C", "-c", "4", "-j", "2", "-T", "3"]);
+    let load = std::thread::spawn(move || finish(&mut load));
+    let worked = |name: &str| pair.daemon.records().iter().filter(|record| record["backend"] == name).count();
+    eventually("pgbench is at work", || (worked("one") >= 10).then_some(()));
+    pair.reload_with("round-robin", &["one", "two"]);
+    eventually("the new server gets connections", || (worked("two") >= 10).then_some(()));
+    let run = load.join().expect("pgbench");
+    let summary = answer(&run).expect("pgbench succeeds");
+    assert!(summary.contains("number of failed transactions: 0 ") && aborted(&run) == 0, "{summary}");
+}
+
 /// Two servers behind one listener.
 struct Pair {
     one: Postgres,
@@ -141,24 +158,45 @@ struct Pair {
 }
 
 impl Pair {
+    /// Both servers run and are in the pool.
     #[track_caller]
     fn start(balance: &str) -> Self {
+        Self::start_with(balance, &["one", "two"])
+    }
+
+    /// Both servers run; those named are in the pool.
+    #[track_caller]
+    fn start_with(balance: &str, pooled: &[&str]) -> Self {
         let address = own_loopback();
         let [one, two] = ["one", "two"].map(|name| Postgres::start(free_port(address), name));
         let at = free_port(address);
-        let body = format!(
-            "[[listener]]\nname = \"databases\"\nprotocol = \"tcp\"\nbind = [\"{at}\"]\npool = \"databases\"\n\
-            [pool.databases]\nbalance = \"{balance}\"\n\
-            [pool.databases.health]\ncheck = \"tcp\"\ninterval = \"200ms\"\ntimeout = \"1s\"\nrise = 2\nfall = 3\n\
-            [[pool.databases.backend]]\nname = \"one\"\naddress = \"{}\"\n\
-            [[pool.databases.backend]]\nname = \"two\"\naddress = \"{}\"\n",
-            one.address, two.address
-        );
-        let daemon = Daemon::start_on(address, &body, "", |command| command);
-        for name in ["one", "two"] {
+        let addresses = [("one", one.address), ("two", two.address)];
+        let daemon = Daemon::start_on(address, &Self::body(at, addresses, balance, pooled), "", |command| command);
+        for name in pooled {
             daemon.wait_for_state(name, "up");
         }
         Self { one, two, at, daemon }
+    }
+
+    fn body(at: SocketAddr, addresses: [(&str, SocketAddr); 2], balance: &str, pooled: &[&str]) -> String {
+        let mut body = format!(
+            "[[listener]]\nname = \"databases\"\nprotocol = \"tcp\"\nbind = [\"{at}\"]\npool = \"databases\"\n\
+            [pool.databases]\nbalance = \"{balance}\"\n\
+            [pool.databases.health]\ncheck = \"tcp\"\ninterval = \"200ms\"\ntimeout = \"1s\"\nrise = 2\nfall = 3\n"
+        );
+        for (name, address) in addresses.iter().filter(|(name, _)| pooled.contains(name)) {
+            // Writing into a string cannot fail.
+            let _ = write!(body, "[[pool.databases.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        }
+        body
+    }
+
+    /// Reloads with another set of servers in the pool.
+    #[track_caller]
+    fn reload_with(&self, balance: &str, pooled: &[&str]) {
+        let addresses = [("one", self.one.address), ("two", self.two.address)];
+        self.daemon.write_config(&Self::body(self.at, addresses, balance, pooled), "");
+        self.daemon.reload();
     }
 
     fn address_of(&self, name: &str) -> SocketAddr {

@@ -137,8 +137,8 @@ fn sorted(error: io::Error) -> Failure {
 fn established(session: &Session, brief: &BackendBrief, begun: Instant, sent: usize) -> usize {
     let now = Instant::now();
     let mut facts = session.facts.borrow_mut();
-    facts.connect_time = Some(now - begun);
-    facts.sent_at = Some(now);
+    facts.connect_time = Some((now - begun).into());
+    facts.sent_time = Some((now - session.started).into());
     forgive(brief);
     sent
 }

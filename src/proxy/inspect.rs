@@ -177,7 +177,7 @@ fn read_hello(listener: &ListenerView, session: &Session, message: &[u8], raw: u
     {
         let mut facts = session.facts.borrow_mut();
         facts.hello = Some(Box::new(HelloFacts::of(&hello)));
-        facts.hello_time = Some(took);
+        facts.hello_time = Some(took.into());
     }
     let shard = session.listener.shard();
     shard.hello_ok.add(1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
-use super::session::Session;
+use super::session::{Micros, Session};
 use super::worker::Worker;
 use crate::config::LogFormat;
 use crate::decide::close::CloseReason;
@@ -70,10 +70,12 @@ fn count(worker: &Worker, session: &Session, reason: CloseReason) {
     if let Some(pool) = &facts.pool {
         pool.shard().closed[reason.index()].add(1);
     }
-    if let (Some(seat), Some(_)) = (&facts.seat, facts.sent_at) {
+    if let (Some(seat), Some(_)) = (&facts.seat, facts.sent_time) {
         let brief = seat.backend();
         brief.backend.time(worker.id, |timings| {
-            timings.add(session.started.elapsed(), facts.connect_time, facts.first_byte_time);
+            let [connect, first_byte] =
+                [facts.connect_time, facts.first_byte_time].map(|time| time.map(Duration::from));
+            timings.add(session.started.elapsed(), connect, first_byte);
         });
     }
     drop(facts);
@@ -129,7 +131,7 @@ fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec
     let listener = &session.listener.state;
     let seat = facts.seat.as_ref().map(super::view::Seat::backend);
     let pool = facts.pool.as_ref().map_or(&*listener.name, |pool| &*pool.state.name);
-    let millis = |time: Option<Duration>| time.map_or(-1, |time| time.as_millis() as i64);
+    let millis = |time: Option<Micros>| time.map_or(-1, |time| Duration::from(time).as_millis() as i64);
     let active = |backend: &Backend| backend.active.load(Ordering::Relaxed);
     let load = seat.map_or(0, |seat| active(&seat.backend));
     write!(
@@ -140,7 +142,7 @@ fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec
         listener.name,
         pool,
         seat.map_or("<NOSRV>", |seat| &*seat.backend.name),
-        millis(facts.hello_time.or(facts.connect_time.map(|_| Duration::ZERO))),
+        millis(facts.hello_time.or(facts.connect_time.map(|_| Duration::ZERO.into()))),
         millis(facts.connect_time),
         total.as_millis(),
         session.moved.down(),
@@ -167,8 +169,8 @@ impl<'a> Value<'a> {
         text.map_or(Self::Nothing, Self::Text)
     }
 
-    fn millis(time: Option<Duration>) -> Self {
-        time.map_or(Self::Nothing, Self::Millis)
+    fn millis(time: Option<Micros>) -> Self {
+        time.map_or(Self::Nothing, |time| Self::Millis(time.into()))
     }
 }
 

@@ -57,18 +57,6 @@ pub struct Member {
     pub backup: bool,
 }
 
-/// What the balancer asks about members while it chooses.
-pub trait Load {
-    /// Connections now counted for the member, from the pick on; `None` when it takes no new ones.
-    fn active(&self, member: MemberId) -> Option<u32>;
-}
-
-impl<F: Fn(MemberId) -> Option<u32>> Load for F {
-    fn active(&self, member: MemberId) -> Option<u32> {
-        self(member)
-    }
-}
-
 /// Members already tried for one client.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
@@ -127,8 +115,16 @@ impl Balancer {
 
     /// The next member for a connection, or `None` when no untried member takes it.
     ///
+    /// `load` says how many connections are counted for a member, from the pick on; `None` when it takes no new ones.
     /// `key` is the hash of the affinity key, `random` a fresh random number, `turns` the worker's round-robin state.
-    pub fn next(&self, load: &impl Load, tried: &Tried, key: u64, random: u64, turns: &mut Turns) -> Option<MemberId> {
+    pub fn next(
+        &self,
+        load: &impl Fn(MemberId) -> Option<u32>,
+        tried: &Tried,
+        key: u64,
+        random: u64,
+        turns: &mut Turns,
+    ) -> Option<MemberId> {
         self.tiers.iter().find_map(|tier| tier.next(self.method, load, tried, key, random, turns))
     }
 }
@@ -151,7 +147,7 @@ impl Tier {
     fn next(
         &self,
         method: Method,
-        load: &impl Load,
+        load: &impl Fn(MemberId) -> Option<u32>,
         tried: &Tried,
         key: u64,
         random: u64,
@@ -159,7 +155,7 @@ impl Tier {
     ) -> Option<MemberId> {
         let usable = |place: usize| {
             let member = self.members[place];
-            if tried.contains(member) { None } else { load.active(member) }
+            if tried.contains(member) { None } else { load(member) }
         };
         let place = match method {
             Method::LeastConnections if self.members.len() <= FULL_SCAN => self.least_loaded(usable, random),

@@ -166,6 +166,21 @@ fn an_unusable_member_moves_only_its_own_keys() {
 }
 
 #[test]
+fn a_dead_pool_is_not_searched_slot_by_slot() {
+    let names: Vec<String> = (0..600).map(|id| format!("b{id}")).collect();
+    let named: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 100)).collect();
+    let table = Maglev::new(&named).expect("fits");
+    let asked = std::cell::Cell::new(0);
+    let nobody = |_: usize| {
+        asked.set(asked.get() + 1);
+        false
+    };
+    assert_eq!(table.find(12_345, nobody), None);
+    assert!(asked.get() <= 700, "asked {} times", asked.get());
+    assert_eq!(table.find(12_345, |place| place == 599), Some(599), "the only one is found however far away");
+}
+
+#[test]
 fn large_pools_get_the_large_table_and_huge_ones_are_refused() {
     let names: Vec<String> = (0..6554).map(|id| format!("b{id}")).collect();
     let named: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -338,6 +339,7 @@ fn note_first_byte(session: &Session) {
     }
     let facts = &mut *session.facts.borrow_mut();
     if facts.first_byte_time.is_none() {
-        facts.first_byte_time = facts.sent_at.map(|sent| sent.elapsed());
+        let since = |sent| session.started.elapsed().saturating_sub(Duration::from(sent)).into();
+        facts.first_byte_time = facts.sent_time.map(since);
     }
 }
