@@ -144,7 +144,7 @@ fn assert_recovered(daemon: &Daemon, base: usize, opened: usize) {
     let known = ["done", "local_error", "client_gone", "client_reset"];
     assert!(ends.keys().all(|end| known.contains(end)), "{ends:?}");
 
-    assert!(daemon.metric("sluice_listener_accept_errors_total{errno=\"exhausted\"}") > 0.5);
+    assert!(daemon.metric("sluice_listener_accept_errors_total{errno=\"EMFILE\"}") > 0.5);
     for gauge in [
         "sluice_listener_connections_active{listener=\"tls\"}",
         "sluice_listener_connections_active{listener=\"tcp\"}",

@@ -196,8 +196,8 @@ fn bytes_of_an_open_session_are_counted_while_it_runs() {
         (row["active"] == 1 && row["bytes_down"].as_u64()? > hello.len() as u64).then_some(())
     });
     // What a burst brought is counted although nothing comes after it.
-    session.write_all(&[0; 50_000]).unwrap();
-    session.read_exact(&mut [0; 50_000]).unwrap();
+    session.write_all(&vec![0; 50_000]).unwrap();
+    session.read_exact(&mut vec![0; 50_000]).unwrap();
     eventually("the burst is counted", || {
         (daemon.json("/v1/backends")[0]["bytes_down"].as_u64()? > 50_000).then_some(())
     });

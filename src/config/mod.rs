@@ -272,10 +272,3 @@ pub struct HealthCheck {
     /// Port to check instead of the backend's.
     pub port: Option<u16>,
 }
-
-impl Config {
-    /// Position of the pool called `name`.
-    pub fn pool_named(&self, name: &str) -> Option<PoolId> {
-        self.pools.binary_search_by(|pool| (*pool.name).cmp(name)).ok()
-    }
-}

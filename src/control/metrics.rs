@@ -16,6 +16,7 @@ use crate::decide::close::CloseReason;
 use crate::state::{
     Backend, ConnectError, Counter, ListenerShard, Phase, PoolShard, Shared, Snapshot, Standing, Timings,
 };
+use crate::sys::socket::ACCEPT_ERRNOS;
 
 /// Content type of what [`encode`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -334,11 +335,10 @@ fn data_path(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
         .enumerate()
         .map(|(id, worker)| (vec![("worker", id.to_string())], worker.connections.load(Ordering::Relaxed) as f64));
     out.gauges("worker_connections", "Open connections of each worker", rows)?;
-    let errno = |name: &str| vec![("errno", name.to_owned())];
-    let rows = [
-        (errno("exhausted"), sum(&|worker| &worker.accept_exhausted)),
-        (errno("connection"), sum(&|worker| &worker.accept_failed)),
-    ];
+    let rows = ACCEPT_ERRNOS
+        .iter()
+        .enumerate()
+        .map(|(place, name)| (vec![("errno", (*name).to_owned())], sum(&|worker| &worker.accept_errors[place])));
     out.counters("listener_accept_errors", "Errors of accept(2)", rows)?;
     out.counters(
         "log_dropped",

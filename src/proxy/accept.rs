@@ -123,9 +123,9 @@ fn batch(worker: &Rc<Worker>, door: &Door) -> Batch {
                 worker.give_place_back();
                 match socket::sort_accept_error(&error) {
                     AcceptError::Empty => return Batch::Empty,
-                    AcceptError::Connection => counters.accept_failed.add(1),
+                    AcceptError::Connection => counters.accept_errors[socket::accept_errno(&error)].add(1),
                     AcceptError::Exhausted => {
-                        counters.accept_exhausted.add(1);
+                        counters.accept_errors[socket::accept_errno(&error)].add(1);
                         return Batch::Exhausted(error);
                     }
                     AcceptError::Fatal => return Batch::Fatal(error),

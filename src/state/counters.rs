@@ -228,10 +228,8 @@ pub struct WorkerCounters {
     pub pipe_fallbacks: Counter,
     /// Pipes in use.
     pub pipes_in_use: AtomicI64,
-    /// Errors of accept(2): descriptors or memory ran out.
-    pub accept_exhausted: Counter,
-    /// Errors of accept(2): the connection failed.
-    pub accept_failed: Counter,
+    /// Errors of accept(2), in the order of the names in `sys::socket`.
+    pub accept_errors: [Counter; 6],
     /// Ticks of the worker's heart, for the watchdog.
     pub heartbeats: Counter,
 }

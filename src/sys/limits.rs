@@ -20,12 +20,6 @@ pub fn descriptor_limits() -> Option<(u64, u64)> {
     getrlimit(Resource::RLIMIT_NOFILE).ok()
 }
 
-/// Descriptors that this process has open.
-pub fn open_descriptors() -> usize {
-    // The listing holds one for itself.
-    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
-}
-
 /// The CPUs that this process may run on.
 pub fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return vec![0] };

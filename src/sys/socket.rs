@@ -154,9 +154,13 @@ pub fn sort_accept_error(error: &io::Error) -> AcceptError {
     }
 }
 
-/// Name of an error number, such as `EMFILE`, for metrics and messages.
-pub fn errno_name(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| "none".to_owned(), |raw| format!("{:?}", Errno::from_raw(raw)))
+/// Names of the errors of `accept(2)` that are told apart; the last stands for all others.
+pub const ACCEPT_ERRNOS: [&str; 6] = ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "other"];
+
+/// Position of an error in [`ACCEPT_ERRNOS`].
+pub fn accept_errno(error: &io::Error) -> usize {
+    let name = format!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+    ACCEPT_ERRNOS.iter().position(|known| *known == name).unwrap_or(ACCEPT_ERRNOS.len() - 1)
 }
 
 /// Whether this machine lacks something for a connection: ports, descriptors, memory. Says nothing of the peer.
