@@ -195,14 +195,14 @@ fn route(listener: &ListenerView, session: &Session, hello: Option<&ClientHello<
         source: session.client.ip(),
     };
     let (name, result) = match listener.listener.route(&question) {
-        Routed::ByRule(rule, pool) => (listener.listener.origin(rule), Ok(pool)),
-        Routed::ByDefault(pool) => ("default", Ok(pool)),
+        Routed::ByRule(rule, pool) => (&listener.origins[rule as usize], Ok(pool)),
+        Routed::ByDefault(pool) => (&listener.default_origin, Ok(pool)),
         Routed::Rejected(rule, reject) => {
             let stop = Stop { reject: Some(reject), ..Stop::new(CloseReason::RouteRejected) };
-            (listener.listener.origin(rule), Err(stop))
+            (&listener.origins[rule as usize], Err(stop))
         }
         Routed::Missed(miss) => return Err(Stop::no_route(miss)),
     };
-    session.facts.borrow_mut().route = Some(name.into());
+    session.facts.borrow_mut().route = Some(Rc::clone(name));
     result
 }

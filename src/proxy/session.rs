@@ -82,7 +82,7 @@ pub struct Facts {
     /// The hello, once it was whole and valid.
     pub hello: Option<Box<HelloFacts>>,
     /// The rule as `file:line`, or `default` for the listener's own pool.
-    pub route: Option<Box<str>>,
+    pub route: Option<Rc<str>>,
     /// The pool.
     pub pool: Option<Rc<PoolBrief>>,
     /// The seat at the backend; giving it up ends the count.

@@ -88,6 +88,10 @@ pub struct ListenerView {
     pub brief: Rc<ListenerBrief>,
     /// Pools of the same generation, in the order of the configuration.
     pub pools: Rc<[Rc<PoolView>]>,
+    /// Where each rule stands, for records; sessions share the texts.
+    pub origins: Vec<Rc<str>>,
+    /// What stands there for the listener's own pool.
+    pub default_origin: Rc<str>,
 }
 
 impl ListenerView {
@@ -142,7 +146,13 @@ pub fn listeners(snapshot: &Snapshot, worker: usize) -> Vec<Rc<ListenerView>> {
             half_close_ms: listener.config.half_close_timeout.map(millis),
             worker,
         };
-        Rc::new(ListenerView { listener: Arc::clone(listener), brief: Rc::new(brief), pools: Rc::clone(&pools) })
+        Rc::new(ListenerView {
+            listener: Arc::clone(listener),
+            brief: Rc::new(brief),
+            pools: Rc::clone(&pools),
+            origins: listener.config.routes.iter().map(|route| Rc::from(&*route.origin)).collect(),
+            default_origin: Rc::from("default"),
+        })
     };
     snapshot.listeners.iter().map(view).collect()
 }
