@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use support::{Backend, Daemon, connect, eventually, exchange, own_loopback};
+use support::{Backend, Daemon, connect, deaf, eventually, exchange, own_loopback};
 
 /// A tcp listener in front of three backends with names; `pool` is added to the pool.
 fn config(pool: &str) -> String {
@@ -197,18 +197,7 @@ fn sessions_of_a_backend_that_goes_down_are_closed_on_request() {
 fn dead_backend_that_does_not_answer_costs_one_connect_timeout() {
     let address = own_loopback();
     let _one = Backend::naming((address, 1001), "one");
-    // A full accept queue of nobody: SYNs are dropped, as by a firewall.
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    silent.bind(&SocketAddr::from((address, 1002)).into()).unwrap();
-    silent.listen(0).unwrap();
-    let _fill: Vec<Socket> = (0..4)
-        .map(|_| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&SocketAddr::from((address, 1002)).into());
-            socket
-        })
-        .collect();
+    let _silent = deaf((address, 1002));
     let body = r#"
 [[listener]]
 name = "plain"

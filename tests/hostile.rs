@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::hello::{client_hello, message, records};
-use support::{Backend, Daemon, alert_of, connect, eventually, exchange, own_loopback, sluice};
+use support::{Backend, Daemon, alert_of, connect, deaf, eventually, exchange, own_loopback, sluice};
 
 const ONE: &str = r#"
 [[listener]]
@@ -234,17 +234,7 @@ fn lines_that_cannot_be_written_are_counted() {
 fn stop_is_heard_while_the_first_checks_run() {
     let address = own_loopback();
     // A backend whose accept queue is full does not answer: the check takes its whole second.
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    silent.bind(&SocketAddr::from((address, 1001)).into()).unwrap();
-    silent.listen(0).unwrap();
-    let _fill: Vec<Socket> = (0..4)
-        .map(|_| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&SocketAddr::from((address, 1001)).into());
-            socket
-        })
-        .collect();
+    let _silent = deaf((address, 1001));
     let body = format!("{ONE}timeout = \"10s\"\n");
     let mut daemon = Daemon::start_unready(address, &body, "");
     let begun = Instant::now();

@@ -13,7 +13,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::hello::client_hello;
-use support::{Backend, Daemon, connect, eventually, exchange, own_loopback};
+use support::{Backend, Daemon, connect, deaf, eventually, exchange, own_loopback};
 
 const ONE: &str = r#"
 [[listener]]
@@ -191,17 +191,7 @@ fn reload_asked_for_while_starting_waits_its_turn() {
     let address = own_loopback();
     let _a = Backend::naming((address, 1001), "a");
     // A backend that does not answer its first check keeps the start waiting for a second.
-    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    silent.bind(&std::net::SocketAddr::from((address, 1002)).into()).unwrap();
-    silent.listen(0).unwrap();
-    let _fill: Vec<socket2::Socket> = (0..4)
-        .map(|_| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&std::net::SocketAddr::from((address, 1002)).into());
-            socket
-        })
-        .collect();
+    let _silent = deaf((address, 1002));
     let slow = ONE.replace("[\"{ip}:1001\"]", "[\"{ip}:1001\", \"{ip}:1002\"]");
     let begun = std::time::Instant::now();
     let daemon = Daemon::start_unready(address, &slow, "");

@@ -224,7 +224,7 @@ impl Probe {
         checker.failure(failures, plan.check.thresholds);
         let health = checker.health();
         drop(checker);
-        let detail = format!("{failures} connects of live traffic failed in a row");
+        let detail = format!("live traffic failed to connect, {failures} in a row");
         let changed = self.backend.change(|vitals| {
             if vitals.health != health {
                 vitals.check.reason = "live";

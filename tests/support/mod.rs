@@ -1,16 +1,15 @@
 //! Shared by the integration tests: a daemon under test, loopback addresses of one's own, small backends and clients.
 //! Every wait has a deadline; nothing sleeps to synchronise.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs, process};
@@ -19,10 +18,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+pub mod backend;
 pub mod hello;
 pub mod plan;
 pub mod pump;
 pub mod servers;
+
+pub use backend::{Backend, deaf};
 
 /// The longest that anything may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -294,81 +296,6 @@ fn write_config(dir: &TempDir, address: Ipv4Addr, body: &str, global: &str) {
     // Replaced as a whole, so that a reload never sees half of it.
     fs::write(dir.path().join("new.toml"), text).unwrap();
     fs::rename(dir.path().join("new.toml"), dir.path().join("sluice.toml")).unwrap();
-}
-
-/// A backend that handles every connection on a thread of its own. Stops accepting when dropped or stopped.
-pub struct Backend {
-    pub address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    accepted: Arc<AtomicU32>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Backend {
-    /// Listens on `address` and calls `handle` for every connection.
-    #[track_caller]
-    pub fn start(address: impl Into<SocketAddr>, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address.into()).expect("bind backend");
-        let address = listener.local_addr().unwrap();
-        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let (stopping, counter, handle) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(handle));
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stopping.load(Ordering::SeqCst) {
-                    break;
-                }
-                let Ok(stream) = stream else { continue };
-                counter.fetch_add(1, Ordering::SeqCst);
-                let handle = Arc::clone(&handle);
-                thread::spawn(move || handle(stream));
-            }
-        });
-        Self { address, stop, accepted, thread: Some(thread) }
-    }
-
-    /// A backend that reads whatever comes first, answers with its name and FIN, and reads on to the end.
-    #[track_caller]
-    pub fn naming(address: impl Into<SocketAddr>, name: &'static str) -> Self {
-        Self::start(address, move |mut stream| {
-            let mut first = [0; 4096];
-            if stream.read(&mut first).is_ok_and(|count| count > 0) {
-                let _ = stream.write_all(name.as_bytes());
-                let _ = stream.shutdown(std::net::Shutdown::Write);
-                let _ = io::copy(&mut stream, &mut io::sink());
-            }
-        })
-    }
-
-    /// A backend that sends everything back.
-    #[track_caller]
-    pub fn echo(address: impl Into<SocketAddr>) -> Self {
-        Self::start(address, |mut stream| {
-            let mut copy = stream.try_clone().unwrap();
-            let _ = io::copy(&mut stream, &mut copy);
-            let _ = copy.shutdown(std::net::Shutdown::Write);
-        })
-    }
-
-    /// Connections accepted so far, health checks included.
-    pub fn accepted(&self) -> u32 {
-        self.accepted.load(Ordering::SeqCst)
-    }
-
-    /// Stops listening.
-    pub fn stop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.stop.store(true, Ordering::SeqCst);
-            // Wakes the loop.
-            drop(TcpStream::connect(self.address));
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 /// Connects with read and write deadlines.
