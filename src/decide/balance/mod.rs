@@ -100,6 +100,7 @@ impl fmt::Debug for Balancer {
 struct Tier {
     members: Vec<MemberId>,
     weights: Vec<u32>,
+    equal_weights: bool,
     draw: Option<WeightedDraw>,
     table: Option<Maglev>,
 }
@@ -141,7 +142,13 @@ impl Tier {
         } else {
             None
         };
-        Ok(Self { draw: draws.then(|| WeightedDraw::new(&weights)), members, weights, table })
+        Ok(Self {
+            draw: draws.then(|| WeightedDraw::new(&weights)),
+            equal_weights: weights.windows(2).all(|pair| pair[0] == pair[1]),
+            members,
+            weights,
+            table,
+        })
     }
 
     fn next(
@@ -160,6 +167,9 @@ impl Tier {
         let place = match method {
             Method::LeastConnections if self.members.len() <= FULL_SCAN => self.least_loaded(usable, random),
             Method::LeastConnections | Method::RandomTwo => self.lighter_of_two(usable, random),
+            Method::RoundRobin if self.equal_weights => {
+                turns.next_of_equals(self.members.len(), |place| usable(place).is_some())
+            }
             Method::RoundRobin => turns.next(&self.members, &self.weights, |place| usable(place).is_some()),
             Method::ConsistentHash => self.table.as_ref()?.find(key, |place| usable(place).is_some()),
         }?;

@@ -9,12 +9,22 @@ pub struct Turns {
     credit: Vec<i64>,
     /// Where ties are broken from, so that workers do not all begin with the first member.
     start: usize,
+    /// Whose turn it is among members of equal weight.
+    cursor: usize,
 }
 
 impl Turns {
     /// Fresh state for a pool of `members`; `start` is usually the number of the worker.
     pub fn new(members: usize, start: usize) -> Self {
-        Self { credit: vec![0; members], start }
+        Self { credit: vec![0; members], start, cursor: start }
+    }
+
+    /// The place whose turn it is among `count` members of equal weight: the same order as below, found without
+    /// looking at all of them.
+    pub(super) fn next_of_equals(&mut self, count: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let found = (0..count).map(|step| (self.cursor + step) % count).find(|place| usable(*place))?;
+        self.cursor = found + 1;
+        Some(found)
     }
 
     /// The place in `members` whose turn it is among the usable ones.

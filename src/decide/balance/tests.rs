@@ -56,6 +56,18 @@ fn round_robin_spreads_turns_smoothly() {
 }
 
 #[test]
+fn round_robin_of_equals_takes_them_in_turn_and_passes_over_the_unusable() {
+    let members = members(&[100; 4]);
+    let balancer = Balancer::new(Method::RoundRobin, &members).expect("small pool");
+    let mut turns = Turns::new(4, 2);
+    let mut order = |usable: fn(MemberId) -> Option<u32>| -> Vec<MemberId> {
+        (0..6).filter_map(|_| balancer.next(&usable, &Tried::default(), 0, 0, &mut turns)).collect()
+    };
+    assert_eq!(order(|_| Some(0)), [2, 3, 0, 1, 2, 3]);
+    assert_eq!(order(|member| (member != 1).then_some(0)), [0, 2, 3, 0, 2, 3]);
+}
+
+#[test]
 fn two_choices_keep_the_gap_small() {
     for seed in 0..20 {
         let loads = fill(Method::RandomTwo, &[100; 100], 100_000, seed);
