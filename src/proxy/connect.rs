@@ -1,7 +1,7 @@
 //! Connects to a backend, and to the next one while nothing was written. Fifth stop of the spine.
 //! The client notices nothing of a backend that refuses; a byte written to one backend is never sent to another.
 
-use std::io::{self, Write};
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -89,14 +89,17 @@ async fn attempt(
     let begun = Instant::now();
     let timeout = pool.pool.config.connect_timeout;
     let deadline = coarse_ms() + timeout.as_millis() as u64;
-    let mut started = socket::start_connect(brief.backend.address).map_err(sorted)?;
-    // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
-    let early = if first.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { started.write(first) };
+    let started = socket::start_connect(brief.backend.address).map_err(sorted)?;
+    // Registered before a byte is written: what can fail here still lets another backend be tried.
     let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
-    match early {
-        Ok(sent) => return Ok((stream, established(session, brief, begun, sent))),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        Err(error) => return Err(sorted(error)),
+    if !first.is_empty() {
+        // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
+        // Past the runtime, which knows of no readiness yet.
+        match socket::send_now(&stream, first) {
+            Ok(sent) => return Ok((stream, established(session, brief, begun, sent))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(sorted(error)),
+        }
     }
     loop {
         match session.until(worker, deadline, CloseReason::ConnectTimeout, stream.writable()).await {

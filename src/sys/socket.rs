@@ -111,6 +111,11 @@ pub fn start_connect(address: SocketAddr) -> io::Result<Socket> {
     }
 }
 
+/// Sends what the socket takes at once; `WouldBlock` while it is not established (`send(2)`).
+pub fn send_now(socket: impl std::os::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
+    socket2::SockRef::from(&socket).send_with_flags(bytes, libc::MSG_NOSIGNAL)
+}
+
 /// Turns keepalive on; left out at first, so that short connections do not pay for it.
 pub fn keep_alive(socket: impl std::os::fd::AsFd) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)
