@@ -61,7 +61,8 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
         let first = problems.iter().find(|problem| problem.code.severity() == Severity::Error);
         let first = first
             .map_or_else(String::new, |problem| format!("{}: {}", sources.origin(&problem.place), problem.message));
-        return Err(format!("{count} errors in the configuration, the first: {first}"));
+        let errors = if count == 1 { "error" } else { "errors" };
+        return Err(format!("{count} {errors} in the configuration, the first: {first}"));
     };
     let old = control.snapshot();
     warn_of_fixed_keys(&old.config, &config);
