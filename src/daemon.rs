@@ -119,6 +119,12 @@ impl Workers {
             let log = snapshot.config.log.clone();
             self.handles.push(proxy::spawn(id, cpu, Arc::clone(shared), log, seed)?);
         }
+        for (id, handle) in self.handles.iter().enumerate() {
+            let others = self.handles.iter().enumerate().filter(|(other, _)| *other != id);
+            let others = others.map(|(_, other)| other.commands.downgrade()).collect();
+            // As below.
+            let _ = handle.commands.send(Command::Meet(others));
+        }
         Ok(())
     }
 }

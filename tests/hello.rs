@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use sluice::decide::balance::next_random;
-use sluice::decide::hello::{ClientHello, HelloFacts, Joiner, Limits, Refusal, ServerName, Step, ja4, single_record};
+use sluice::decide::hello::{
+    Arrival, ClientHello, HelloFacts, Joiner, Limits, Refusal, ServerName, Step, ja4, joined, single_record,
+};
 
 const LIMITS: Limits = Limits { handshake_bytes: 65_536 };
 
@@ -52,9 +54,11 @@ impl Captured {
 /// Pushes pieces; the joined message or a refusal, `None` when it is still incomplete.
 fn join<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<Result<Vec<u8>, Refusal>> {
     let mut joiner = Joiner::new(LIMITS);
+    let mut raw = Vec::new();
     for piece in pieces {
+        raw.extend_from_slice(piece);
         match joiner.push(piece) {
-            Ok(Step::Complete) => return Some(Ok(joiner.message().to_vec())),
+            Ok(Step::Complete) => return Some(Ok(joined(&raw))),
             Ok(Step::NeedMore) => {}
             Err(refusal) => return Some(Err(refusal)),
         }
@@ -72,11 +76,11 @@ fn facts_of_captured_hellos_are_those_of_an_independent_parser() {
     for hello in corpus() {
         let message = hello.message();
         let parsed = ClientHello::parse(&message).unwrap_or_else(|why| panic!("{}: {why}", hello.name));
-        let facts = HelloFacts::of(&parsed);
+        let facts = HelloFacts::of(&parsed, Arrival { bytes: 0, records: 1, segments: 1 });
         let text = |key: &str| hello.index.get(key).and_then(toml::Value::as_str).map(str::to_owned);
         let want_sni = text("sni").and_then(|sni| ServerName::from_wire(sni.as_bytes()).unwrap());
         assert_eq!(facts.sni.as_deref(), want_sni.as_ref().map(ServerName::as_str), "{}", hello.name);
-        assert_eq!(text("ja4").as_deref(), Some(ja4(&parsed).as_str()), "{}", hello.name);
+        assert_eq!(text("ja4").as_deref(), Some(&*ja4(&parsed).to_string()), "{}", hello.name);
         assert_eq!(text("version"), Some(facts.version.to_string()), "{}", hello.name);
         let alpn: Vec<String> = parsed.alpn.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let want_alpn: Vec<&str> =

@@ -290,11 +290,14 @@ fn text_records_have_the_fields_of_the_contract_in_order() {
     let lines = lines_in_format("sessions = \"both\"", 2);
     let keys: Vec<&str> = lines[1].split(' ').filter_map(|pair| pair.split_once('=')).map(|(key, _)| key).collect();
     let want = "time session listener client destination sni alpn tls ja4 ech route pool backend tries hello_ms connect_ms \
-                first_byte_ms duration_ms bytes_up bytes_down path_up path_down end blame code detail";
+                first_byte_ms duration_ms bytes_up bytes_down path_up path_down end blame code detail \
+                pq hello_bytes hello_records hello_segments";
     assert_eq!(keys, want.split_whitespace().collect::<Vec<_>>());
     assert!(lines[0].contains(" end=- "), "{}", lines[0]);
     assert!(lines[1].contains(" sni=a.shop.test alpn=h2 tls=1.3 "), "{}", lines[1]);
-    assert!(lines[1].ends_with(" end=done blame=- code=-- detail=-"), "{}", lines[1]);
+    let hello = client_hello(Some("a.shop.test"), &["h2"]).len();
+    let end = format!(" end=done blame=- code=-- detail=- pq=false hello_bytes={hello} hello_records=1 hello_segments=1");
+    assert!(lines[1].ends_with(&end), "{}", lines[1]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod check;
 mod client;
 mod doctor;
+mod hello;
+mod hello_words;
 mod output;
 mod route;
 mod run;
@@ -15,6 +17,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use output::Exit;
+
+use crate::decide::hello::FirstBytes;
 
 /// Where the configuration is looked for.
 const DEFAULT_CONFIG: &str = "/etc/sluice/sluice.toml";
@@ -94,6 +98,18 @@ enum CliCommand {
         #[arg(long, default_value_t = 1000)]
         limit: u64,
     },
+    /// Show the last refused first bytes: why, and in which segments and records they came.
+    #[command(after_help = "Examples:\n  sluice refused\n  sluice refused https --json")]
+    Refused {
+        /// Only of this listener.
+        listener: Option<String>,
+    },
+    /// Decode a captured ClientHello and say what sluice makes of it.
+    #[command(after_help = "The capture is what a client sends first, as raw bytes: TLS records, with whatever comes before \
+        them (a PROXY header, PostgreSQL's requests).\n\nExamples:\n  sluice hello tests/data/hello/curl-h2.bin\n  \
+        xxd -r -p hello.hex | sluice hello --json\n  \
+        sluice hello hello.bin --listener https -c config/sluice.toml")]
+    Hello(hello::HelloArgs),
     /// Take no new connections to a backend; its sessions run on.
     Drain {
         /// POOL/BACKEND.
@@ -144,6 +160,12 @@ struct RouteArgs {
     /// Offered application protocols, separated by commas.
     #[arg(long, value_delimiter = ',')]
     alpn: Vec<String>,
+    /// Highest offered version of TLS.
+    #[arg(long, default_value = "1.3", value_parser = ["1.0", "1.1", "1.2", "1.3"])]
+    tls: String,
+    /// Not a TLS client, but one of this protocol.
+    #[arg(long, value_name = "PROTOCOL", value_parser = FirstBytes::ROUTABLE.map(FirstBytes::name))]
+    first_bytes: Option<String>,
     /// Address of the client.
     #[arg(long, default_value = "127.0.0.1")]
     from: IpAddr,
@@ -166,6 +188,8 @@ pub fn main() -> ExitCode {
         CliCommand::Status => show::status(globals),
         CliCommand::Backends { pool } => show::backends(globals, pool.as_deref()),
         CliCommand::Sessions { backend, sni, limit } => show::sessions(globals, backend, sni, limit),
+        CliCommand::Refused { listener } => show::refused(globals, listener.as_deref()),
+        CliCommand::Hello(args) => hello::hello(globals, &args),
         CliCommand::Drain { backend } => show::change(globals, "drain", &backend),
         CliCommand::Disable { backend } => show::change(globals, "disable", &backend),
         CliCommand::Enable { backend } => show::change(globals, "enable", &backend),

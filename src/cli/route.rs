@@ -8,20 +8,22 @@ use serde_json::{Value, json};
 use super::check::load;
 use super::client::ask;
 use super::output::{Exit, data, message};
-use super::{Globals, RouteArgs};
+use super::{ConfigArgs, Globals, RouteArgs};
 use crate::config::Sources;
 use crate::decide::health::Health;
+use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{RouteQuery, Snapshot, explain};
 
 /// Runs `route`.
 pub fn route(globals: &Globals, args: &RouteArgs) -> Exit {
-    let explanation = if args.config.config.is_empty() {
-        let params = json!({ "listener": args.listener, "sni": args.sni, "alpn": args.alpn, "from": args.from });
-        ask(globals, "route", &params)
-    } else {
-        offline(globals, args)
-    };
-    match explanation {
+    let mut query = RouteQuery::new(&args.listener);
+    query.sni.clone_from(&args.sni);
+    query.alpn.clone_from(&args.alpn);
+    query.from = args.from;
+    // Both are words that clap has checked.
+    query.tls = TlsVersion::from_config(&args.tls).unwrap_or(query.tls);
+    query.first_bytes = args.first_bytes.as_deref().and_then(FirstBytes::from_config);
+    match explained(globals, &args.config, &query) {
         Ok(explanation) => {
             if globals.json {
                 data(&format!("{explanation:#}\n"));
@@ -34,8 +36,24 @@ pub fn route(globals: &Globals, args: &RouteArgs) -> Exit {
     }
 }
 
-fn offline(globals: &Globals, args: &RouteArgs) -> Result<Value, Exit> {
-    let sources = Sources::read(&args.config.paths()).map_err(|error| {
+/// Asks the daemon, or a configuration where one is named.
+pub fn explained(globals: &Globals, config: &ConfigArgs, query: &RouteQuery) -> Result<Value, Exit> {
+    if !config.config.is_empty() {
+        return offline(globals, config, query);
+    }
+    let params = json!({
+        "listener": query.listener,
+        "sni": query.sni,
+        "alpn": query.alpn,
+        "from": query.from,
+        "tls": query.tls.to_string(),
+        "first_bytes": query.first_bytes.map(FirstBytes::name),
+    });
+    ask(globals, "route", &params)
+}
+
+fn offline(globals: &Globals, config: &ConfigArgs, query: &RouteQuery) -> Result<Value, Exit> {
+    let sources = Sources::read(&config.paths()).map_err(|error| {
         message(&error.to_string());
         Exit::InvalidConfig
     })?;
@@ -48,15 +66,14 @@ fn offline(globals: &Globals, args: &RouteArgs) -> Result<Value, Exit> {
     for (_, backend) in snapshot.backends() {
         backend.change(|vitals| vitals.health = Health::Unchecked);
     }
-    let query =
-        RouteQuery { listener: args.listener.clone(), sni: args.sni.clone(), alpn: args.alpn.clone(), from: args.from };
-    explain(&snapshot, &query).map(|explanation| json!(explanation)).map_err(|why| {
+    explain(&snapshot, query).map(|explanation| json!(explanation)).map_err(|why| {
         message(&why);
         Exit::Refused
     })
 }
 
-fn words(explanation: &Value) -> String {
+/// An explanation for people.
+pub fn words(explanation: &Value) -> String {
     // Writing into a string cannot fail.
     let mut text = String::new();
     for (label, key) in [

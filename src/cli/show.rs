@@ -131,6 +131,36 @@ pub fn sessions(globals: &Globals, backend: Option<String>, sni: Option<String>,
     })
 }
 
+/// Runs `refused`.
+pub fn refused(globals: &Globals, listener: Option<&str>) -> Exit {
+    show(globals, "refused", &json!({ "listener": listener }), |list| {
+        let mut table = Table::new(&[
+            "time", "listener", "client", "end", "alert", "bytes", "segments", "records", "first bytes", "why",
+        ]);
+        for row in list.as_array().into_iter().flatten() {
+            let sizes = |list: &Value, size: &dyn Fn(&Value) -> String| {
+                let sizes: Vec<String> = list.as_array().into_iter().flatten().map(size).collect();
+                if sizes.is_empty() { "-".to_owned() } else { sizes.join("+") }
+            };
+            // What does not begin with a handshake record has no records worth showing.
+            let is_tls = row["records"][0]["type"] == 22;
+            table.row(vec![
+                text(&row["time"]),
+                text(&row["listener"]),
+                text(&row["client"]),
+                text(&row["end"]),
+                text(&row["alert"]),
+                text(&row["bytes"]),
+                sizes(&row["segment_bytes"], &text),
+                if is_tls { sizes(&row["records"], &|record| text(&record["length"])) } else { "-".to_owned() },
+                text(&row["first_bytes"]).chars().take(16).collect(),
+                text(&row["detail"]),
+            ]);
+        }
+        table.print(globals);
+    })
+}
+
 /// Runs `drain`, `disable` and `enable`.
 pub fn change(globals: &Globals, method: &str, backend: &str) -> Exit {
     show(globals, method, &json!({ "backend": backend }), |answer| {

@@ -1,6 +1,6 @@
 //! From sources to a checked configuration: parses every file, merges, reads, and checks across tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -15,6 +15,7 @@ use super::{
     Code, Config, Global, Log, LogFormat, LogSessions, LogTarget, Place, Pool, Problems, RemovedSessions, RouteTarget,
     Severity, Sources,
 };
+use crate::decide::balance::Method;
 
 /// Longest path of a unix socket, in bytes (`unix(7)`: 108 with the NUL).
 const MOST_SOCKET_PATH: usize = 107;
@@ -55,7 +56,7 @@ fn read_files(files: &[(usize, Spanned<DeTable<'_>>)], sources: &Sources, proble
 
     let global = single(&roots, "global", problems);
     let log = single(&roots, "log", problems);
-    let pools = read_pools(&roots, problems);
+    let pools = read_pools(&roots, &pools_of_postgres(&roots), problems);
     let listeners = read_listeners(&roots, &pools, sources, problems);
     let nowhere = Place { file: 0, start: 0, end: 0 };
     if listeners.is_empty() && roots.iter().all(|root| !root.has("listener") || root.is_empty_list("listener")) {
@@ -101,7 +102,26 @@ fn single<'a>(roots: &[Section<'a>], name: &str, problems: &mut Problems) -> Opt
     found
 }
 
-fn read_pools(roots: &[Section<'_>], problems: &mut Problems) -> Vec<At<Pool>> {
+/// The pools that listeners for PostgreSQL send to. Clients that cancel a query over TLS do so on a connection of its
+/// own, with the same name: only the source's address leads it to the same server.
+fn pools_of_postgres<'a>(roots: &[Section<'a>]) -> HashSet<&'a str> {
+    let is_postgres = |table: &&'a DeTable<'a>| {
+        table.get("protocol").and_then(|protocol| protocol.get_ref().as_str()) == Some("postgres")
+    };
+    // Reported, if wrong, when they are read.
+    let mut unheard = Problems::default();
+    let listeners: Vec<_> = roots.iter().flat_map(|root| root.tables("listener", &mut unheard)).collect();
+    let mut names = HashSet::new();
+    for listener in listeners.iter().map(|table| table.value).filter(is_postgres) {
+        let routes = listener.get("route").and_then(|routes| routes.get_ref().as_array());
+        let routes = routes.into_iter().flat_map(|routes| routes.iter()).filter_map(|route| route.get_ref().as_table());
+        let pools = std::iter::once(listener).chain(routes).filter_map(|table| table.get("pool"));
+        names.extend(pools.filter_map(|pool| pool.get_ref().as_str()));
+    }
+    names
+}
+
+fn read_pools(roots: &[Section<'_>], of_postgres: &HashSet<&str>, problems: &mut Problems) -> Vec<At<Pool>> {
     let mut pools: Vec<At<Pool>> = Vec::new();
     for root in roots {
         if let Some(all) = root.table("pool", problems) {
@@ -118,7 +138,10 @@ fn read_pools(roots: &[Section<'_>], problems: &mut Problems) -> Vec<At<Pool>> {
                     problems.add(Code::DuplicateName, place, message).also(first.place.clone(), "first here");
                     continue;
                 }
-                let value = read_pool(name.get_ref(), &place, table, problems);
+                let name = name.get_ref();
+                let hashed = of_postgres.contains(&**name);
+                let default = if hashed { Method::ConsistentHash } else { Method::LeastConnections };
+                let value = read_pool(name, &place, table, default, problems);
                 pools.push(At { value, place });
             }
         }

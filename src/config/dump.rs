@@ -11,6 +11,8 @@ use super::{
     Access, Config, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
     RemovedSessions, Route, RouteTarget, format_duration,
 };
+use crate::decide::hello::proxy::Version;
+use crate::decide::prefix::PrefixMap;
 
 /// The configuration as TOML.
 pub fn dump(config: &Config) -> String {
@@ -100,15 +102,17 @@ fn listener(listener: &Listener, config: &Config) -> Table {
     let mut table = Table::new();
     set(&mut table, "name", &*listener.name);
     set(&mut table, "bind", addresses(&listener.bind));
-    set(&mut table, "protocol", if listener.protocol == Protocol::Tls { "tls" } else { "tcp" });
+    set(&mut table, "protocol", listener.protocol.name());
     if let Some(pool) = listener.pool {
         set(&mut table, "pool", &*config.pools[pool].name);
     }
-    if listener.protocol == Protocol::Tls {
+    if listener.protocol != Protocol::Tcp {
         set(&mut table, "hello-timeout", format_duration(listener.hello_timeout));
         set(&mut table, "max-hello", format_size(listener.max_hello as u64));
     }
     set(&mut table, "reject", reject_word(listener.reject));
+    let trusted = listener.accept_proxy.iter().flat_map(PrefixMap::iter);
+    set(&mut table, "accept-proxy", Value::Array(trusted.map(|(prefix, ())| prefix.to_string().into()).collect()));
     for (key, access) in [("allow", Access::Allow), ("deny", Access::Deny)] {
         let prefixes = listener.access.iter().filter(|(_, value)| *value == access);
         set(&mut table, key, Value::Array(prefixes.map(|(prefix, _)| prefix.to_string().into()).collect()));
@@ -128,7 +132,9 @@ fn listener(listener: &Listener, config: &Config) -> Table {
 fn route(route: &Route, config: &Config) -> Table {
     let mut table = Table::new();
     let written = &route.written;
-    for (key, list) in [("sni", &written.sni), ("alpn", &written.alpn), ("from", &written.from)] {
+    let lists =
+        [("sni", &written.sni), ("alpn", &written.alpn), ("from", &written.from), ("first-bytes", &written.first_bytes)];
+    for (key, list) in lists {
         if !list.is_empty() {
             set(&mut table, key, texts(list));
         }
@@ -148,6 +154,7 @@ fn pool(pool: &Pool) -> Table {
     set(&mut table, "balance", pool.method.name());
     set(&mut table, "connect-timeout", format_duration(pool.connect_timeout));
     set(&mut table, "connect-tries", i64::from(pool.connect_tries));
+    set(&mut table, "send-proxy", pool.send_proxy.map_or("off", Version::name));
     set(&mut table, "on-down", if pool.on_down == OnDown::Close { "close" } else { "keep" });
     let backends = pool.backends.iter().map(|backend| {
         let mut table = Table::new();

@@ -22,6 +22,8 @@ pub enum Kind {
     Size(u64, u64),
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Several of these words.
+    Words(&'static [&'static str]),
     /// `address:port`.
     SocketAddress,
     /// An address without a port.
@@ -175,9 +177,9 @@ pub static LISTENER: SectionKeys = SectionKeys {
         later("reuse"),
         built(
             "protocol",
-            Kind::Word(&["tls", "tcp"]),
+            Kind::Word(&["tls", "postgres", "tcp"]),
             "\"tls\"",
-            "tls: wait for a ClientHello and route by it; tcp: look at nothing.",
+            "tls: wait for a ClientHello and route by it; postgres: the same after PostgreSQL's request for TLS, or all of it as it is when only one pool is possible; tcp: look at nothing.",
         ),
         built("pool", Kind::Text, "", "Where a connection goes that no route takes; without it, it is rejected."),
         built(
@@ -196,9 +198,14 @@ pub static LISTENER: SectionKeys = SectionKeys {
             "reject",
             Kind::Word(&["alert", "close", "reset"]),
             "\"alert\"",
-            "How a rejected client is told: a TLS alert with the reason, FIN, or RST. The default of protocol tcp is reset.",
+            "How a rejected client is told: a TLS alert (or PostgreSQL error) with the reason, FIN, or RST. The default of protocol tcp is reset.",
         ),
-        later("accept-proxy"),
+        built(
+            "accept-proxy",
+            Kind::Prefixes,
+            "[]",
+            "Source prefixes that must send a PROXY header, version 1 or 2, within 1 s; its addresses then count as the client's. Never believed from any other source.",
+        ),
         built(
             "allow",
             Kind::Prefixes,
@@ -244,7 +251,12 @@ pub static ROUTE: SectionKeys = SectionKeys {
             "",
             "The highest version that the client offers is at least this.",
         ),
-        later("first-bytes"),
+        built(
+            "first-bytes",
+            Kind::Words(&["http", "ssh", "postgres", "rdp", "tds", "ldap", "silence"]),
+            "",
+            "Instead of sni, alpn and tls-min: what speaks, when it is not TLS, any of these; silence: nothing within hello-timeout. A postgres listener has only postgres: start-up packets without TLS.",
+        ),
         built("pool", Kind::Text, "", "Where the connection goes. Either this or reject."),
         built("reject", Kind::Word(&["alert", "close", "reset"]), "", "The connection is rejected like this."),
     ],
@@ -258,7 +270,7 @@ pub static POOL: SectionKeys = SectionKeys {
             "balance",
             Kind::Word(&["least-connections", "round-robin", "random-two", "consistent-hash"]),
             "\"least-connections\"",
-            "How a backend is chosen. consistent-hash: Maglev over the client's address.",
+            "How a backend is chosen. consistent-hash: Maglev over the client's address; the default of pools that a postgres listener sends to, so that encrypted cancel requests find their server.",
         ),
         built("backends", Kind::SocketAddresses, "[]", "Backends in short form, weight 100."),
         built("backend", Kind::Tables, "", "Backends in long form; may stand beside the short form."),
@@ -274,7 +286,12 @@ pub static POOL: SectionKeys = SectionKeys {
             "3",
             "Different backends that are tried for one client, while any is left.",
         ),
-        later("send-proxy"),
+        built(
+            "send-proxy",
+            Kind::Word(&["off", "v1", "v2"]),
+            "\"off\"",
+            "PROXY header for the backends, before the client's first byte and in one write with it: v2 has the server name (AUTHORITY), the only offered protocol (ALPN), the session's id (UNIQUE_ID) and a checksum.",
+        ),
         later("source-address"),
         later("slow-start"),
         later("panic-threshold"),
@@ -358,7 +375,6 @@ pub static SECTIONS: &[&SectionKeys] = &[&GLOBAL, &LOG, &LISTENER, &ROUTE, &POOL
 
 /// Words that are part of the contract and refused until they work: (key, word).
 pub const WORDS_LATER: &[(&str, &str)] = &[
-    ("protocol", "postgres"),
     ("check", "tls-hello"),
     ("check", "tls"),
     ("check", "http"),

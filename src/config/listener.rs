@@ -10,7 +10,7 @@ use super::keys::{LISTENER, ROUTE};
 use super::nearest::{hint_nearest, is_name};
 use super::section::{At, Section};
 use super::{Access, Code, Listener, Place, Pool, PoolId, Problems, Protocol, Reject, Route, RouteTarget, Sources};
-use crate::decide::hello::TlsVersion;
+use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::{Conditions, NamePattern};
 
@@ -53,6 +53,7 @@ pub fn read_listener(
     }
     let protocol = match section.word("protocol", problems).map(|word| word.value) {
         Some("tcp") => Protocol::Tcp,
+        Some("postgres") => Protocol::Postgres,
         _ => Protocol::Tls,
     };
     let reject = read_reject(&section, protocol, problems);
@@ -76,6 +77,11 @@ pub fn read_listener(
     let hello_timeout = section.duration("hello-timeout", problems);
     let max_hello = section.size("max-hello", problems);
     let access = read_access(&section, problems);
+    let trusted = section.prefixes("accept-proxy", problems).map(|list| list.value).unwrap_or_default();
+    let accept_proxy = (!trusted.is_empty()).then(|| trusted.into_iter().fold(PrefixMap::default(), |mut map, (prefix, _)| {
+        map.insert(prefix, ());
+        map
+    }));
     let max_connections = section.integer("max-connections", problems).map(|count| count.value as u32);
     let idle_timeout = section.duration("idle-timeout", problems);
     let half_close_timeout = section.duration("half-close-timeout", problems);
@@ -90,6 +96,7 @@ pub fn read_listener(
         hello_timeout: hello_timeout.and_then(|time| time.value).unwrap_or_default(),
         max_hello: max_hello.map_or(0, |size| size.value as usize),
         reject,
+        accept_proxy,
         access,
         max_connections,
         idle_timeout: idle_timeout.and_then(|time| time.value),
@@ -157,15 +164,21 @@ fn read_route(
 ) -> Option<Route> {
     let title = format!("route of {listener}");
     let section = Section::open(&ROUTE, &title, &table.place, table.value, problems);
+    let by_first_bytes = section.has("first-bytes");
     if protocol == Protocol::Tcp {
-        for key in ["sni", "alpn", "tls-min"].into_iter().filter(|key| section.has(key)) {
+        for key in ["sni", "alpn", "tls-min", "first-bytes"].into_iter().filter(|key| section.has(key)) {
             let message = format!("`{key}` in {title} needs protocol tls");
             problems.add(Code::Conflict, section.key_place(key), message);
+        }
+    } else if by_first_bytes {
+        for key in ["sni", "alpn", "tls-min"].into_iter().filter(|key| section.has(key)) {
+            let message = format!("{title} has both `first-bytes` and `{key}`: what is not TLS has none");
+            problems.add(Code::Conflict, section.key_place(key), message).hint("make two routes of it");
         }
     }
     let mut conditions = Conditions::default();
     let mut written = WrittenRoute::default();
-    for key in ["sni", "alpn", "from"].into_iter().filter(|key| section.is_empty_list(key)) {
+    for key in ["sni", "alpn", "from", "first-bytes"].into_iter().filter(|key| section.is_empty_list(key)) {
         let message = format!("`{key}` in {title} is empty");
         problems.add(Code::MissingKey, section.key_place(key), message).hint("leave the key out for no condition");
     }
@@ -201,6 +214,14 @@ fn read_route(
         conditions.tls_min = TlsVersion::from_config(version.value);
         written.tls_min = Some(version.value.to_owned());
     }
+    if let Some(words) = section.words("first-bytes", problems) {
+        conditions.first_bytes = words.value.iter().filter_map(|word| FirstBytes::from_config(word)).collect();
+        written.first_bytes = words.value.iter().map(|word| (*word).to_owned()).collect();
+        if protocol == Protocol::Postgres && conditions.first_bytes.iter().any(|one| *one != FirstBytes::Postgres) {
+            let message = format!("`first-bytes` in {title} takes only \"postgres\": the listener has that protocol");
+            problems.add(Code::Conflict, words.place, message);
+        }
+    }
     let reject = section.word("reject", problems);
     let pool = read_pool(&section, pools, problems);
     let target = match (section.has("pool"), section.has("reject")) {
@@ -217,7 +238,8 @@ fn read_route(
         (true, false) => RouteTarget::Pool(pool?),
         (false, true) => {
             let reject = reject?;
-            if protocol == Protocol::Tcp && reject.value == "alert" {
+            let deaf = protocol == Protocol::Tcp || protocol == Protocol::Tls && by_first_bytes;
+            if deaf && reject.value == "alert" {
                 let message = format!("`reject = \"alert\"` in {title} needs protocol tls");
                 problems.add(Code::Conflict, reject.place, message).hint("use \"reset\" or \"close\"");
             }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::decide::balance::Method;
 use crate::decide::health::Thresholds;
+use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
@@ -129,8 +130,21 @@ pub enum LogTarget {
 pub enum Protocol {
     /// Waits for a ClientHello and routes by it.
     Tls,
+    /// The same, after what PostgreSQL's clients send before it.
+    Postgres,
     /// Looks at nothing.
     Tcp,
+}
+
+impl Protocol {
+    /// Name as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Postgres => "postgres",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// How a rejected client is told.
@@ -170,6 +184,8 @@ pub struct Listener {
     pub max_hello: usize,
     /// How a rejected client is told.
     pub reject: Reject,
+    /// Sources that must send a PROXY header; `None`: nobody may.
+    pub accept_proxy: Option<PrefixMap<()>>,
     /// Source prefixes; no match denies.
     pub access: PrefixMap<Access>,
     /// Connections at once on this listener; beyond it new ones are refused.
@@ -180,6 +196,14 @@ pub struct Listener {
     pub half_close_timeout: Option<Duration>,
     /// Rules, in the order of the file.
     pub routes: Vec<Route>,
+}
+
+impl Listener {
+    /// The pool that every connection of a PostgreSQL listener goes to, if there is only one: the name is not needed.
+    pub fn only_pool(&self) -> Option<PoolId> {
+        let same = |pool: &PoolId| self.routes.iter().all(|route| route.target == RouteTarget::Pool(*pool));
+        self.pool.filter(|pool| self.protocol == Protocol::Postgres && same(pool))
+    }
 }
 
 /// `[[listener.route]]`.
@@ -206,6 +230,8 @@ pub struct WrittenRoute {
     pub from: Vec<String>,
     /// `tls-min`.
     pub tls_min: Option<String>,
+    /// `first-bytes`.
+    pub first_bytes: Vec<String>,
 }
 
 /// Where a route sends a connection.
@@ -230,6 +256,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Different backends that are tried for one client.
     pub connect_tries: u8,
+    /// PROXY header for the backends.
+    pub send_proxy: Option<Version>,
     /// What happens to the sessions of a backend that goes down.
     pub on_down: OnDown,
     /// The check; `None`: live traffic alone decides.

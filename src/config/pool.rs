@@ -12,18 +12,27 @@ use super::section::{At, Section};
 use super::{Backend, Code, HealthCheck, OnDown, Place, Pool, Problems};
 use crate::decide::balance::{Balancer, Member, Method};
 use crate::decide::health::Thresholds;
+use crate::decide::hello::proxy::Version;
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
 const DEFAULT_WEIGHT: u32 = 100;
 
 /// Reads one pool. A pool with problems is returned all the same, so that references to it are not reported too.
-pub fn read_pool(name: &str, place: &Place, table: &DeTable<'_>, problems: &mut Problems) -> Pool {
+/// `default_method` is for a pool that names none.
+pub fn read_pool(
+    name: &str,
+    place: &Place,
+    table: &DeTable<'_>,
+    default_method: Method,
+    problems: &mut Problems,
+) -> Pool {
     let title = format!("[pool.{name}]");
     let section = Section::open(&POOL, &title, place, table, problems);
     if !is_name(name) {
         problems.add(Code::BadName, place.clone(), format!("`{name}` is not a name")).hint(NAME_HINT);
     }
     let method = match section.word("balance", problems).map(|word| word.value) {
+        _ if !section.has("balance") => default_method,
         Some("round-robin") => Method::RoundRobin,
         Some("random-two") => Method::RandomTwo,
         Some("consistent-hash") => Method::ConsistentHash,
@@ -45,6 +54,11 @@ pub fn read_pool(name: &str, place: &Place, table: &DeTable<'_>, problems: &mut 
         Some("close") => OnDown::Close,
         _ => OnDown::Keep,
     };
+    let send_proxy = match section.word("send-proxy", problems).map(|word| word.value) {
+        Some("v1") => Some(Version::V1),
+        Some("v2") => Some(Version::V2),
+        _ => None,
+    };
     let connect_timeout = section.duration("connect-timeout", problems).and_then(|time| time.value);
     let connect_tries = section.integer("connect-tries", problems);
     Pool {
@@ -53,6 +67,7 @@ pub fn read_pool(name: &str, place: &Place, table: &DeTable<'_>, problems: &mut 
         backends,
         connect_timeout: connect_timeout.unwrap_or_default(),
         connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
+        send_proxy,
         on_down,
         health: read_health(&section, problems),
     }

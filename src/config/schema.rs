@@ -80,6 +80,7 @@ impl Kind {
                 { "type": "integer", "minimum": low, "maximum": high },
             ] }),
             Self::Word(words) => json!({ "enum": words }),
+            Self::Words(words) => json!({ "type": "array", "items": { "enum": words } }),
             Self::SocketAddresses | Self::Prefixes | Self::Texts => {
                 json!({ "type": "array", "items": { "type": "string" } })
             }

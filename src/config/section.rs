@@ -179,6 +179,19 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Several of the key's words, those that are right.
+    pub fn words(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<&'static str>>> {
+        let Kind::Words(words) = self.keys.key(name)?.kind else { return None };
+        self.list(name, problems, |section, key, raw, problems| {
+            let text = section.string(key, raw, problems)?;
+            let found = words.iter().copied().find(|word| *word == text);
+            if let (None, Some(key)) = (found, section.keys.key(key)) {
+                Self::unknown_word(key, text, words, section.place_of(raw), problems);
+            }
+            found
+        })
+    }
+
     /// A whole number within the key's limits.
     pub fn integer(&self, name: &str, problems: &mut Problems) -> Option<At<i64>> {
         self.read(name, problems, Section::whole_number)

@@ -1,7 +1,5 @@
 //! The JSON dialect of the status socket: one request per line, one answer per line. The commands speak it.
 
-use std::net::IpAddr;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -11,13 +9,14 @@ use super::admin::{self, Peer};
 use super::lifecycle::Stop;
 use super::status::{self, SessionFilter};
 use super::{Handle, reload, socket};
+use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{Admin, RouteQuery, explain};
 
 /// Longest request line, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
 
 /// Methods, for the message about unknown ones.
-const METHODS: &str = "status, backends, sessions, route, reload, drain, disable, enable, stop";
+const METHODS: &str = "status, backends, sessions, refused, route, reload, drain, disable, enable, stop";
 
 #[derive(Deserialize)]
 struct Request {
@@ -111,6 +110,13 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
             let filter = SessionFilter { backend: text("backend"), sni: text("sni"), limit };
             Ok(status::sessions(control, &filter).await)
         }
+        "refused" => {
+            let listener = text("listener");
+            status::refused(control, listener.as_deref()).ok_or_else(|| {
+                let name = listener.unwrap_or_default();
+                Failure::new("no_such_listener", format!("no listener is called `{name}`"))
+            })
+        }
         "route" => {
             let query = route_query(params)?;
             let explanation = explain(&control.snapshot(), &query).map_err(|why| Failure::new("bad_params", why))?;
@@ -144,11 +150,20 @@ fn set_admin(control: &Handle, params: &Value, admin: Admin, peer: Peer) -> Resu
 }
 
 fn route_query(params: &Value) -> Result<RouteQuery, Failure> {
-    let listener = params["listener"].as_str().ok_or_else(|| Failure::new("bad_params", "`listener` is missing"))?;
-    let from: IpAddr = match params["from"].as_str() {
-        Some(text) => text.parse().map_err(|_| Failure::new("bad_params", format!("`{text}` is not an address")))?,
-        None => IpAddr::from([127, 0, 0, 1]),
-    };
-    let alpn = params["alpn"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    Ok(RouteQuery { listener: listener.to_owned(), sni: params["sni"].as_str().map(str::to_owned), alpn, from })
+    let wrong = |message: String| Failure::new("bad_params", message);
+    let text = |key: &str| params[key].as_str();
+    let mut query = RouteQuery::new(text("listener").ok_or_else(|| wrong("`listener` is missing".to_owned()))?);
+    if let Some(from) = text("from") {
+        query.from = from.parse().map_err(|_| wrong(format!("`{from}` is not an address")))?;
+    }
+    if let Some(tls) = text("tls") {
+        query.tls = TlsVersion::from_config(tls).ok_or_else(|| wrong(format!("`{tls}` is not a version of TLS")))?;
+    }
+    if let Some(spoken) = text("first_bytes") {
+        let known = FirstBytes::from_config(spoken);
+        query.first_bytes = Some(known.ok_or_else(|| wrong(format!("`{spoken}` is not a protocol of `first-bytes`")))?);
+    }
+    query.sni = text("sni").map(str::to_owned);
+    query.alpn = params["alpn"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    Ok(query)
 }

@@ -13,8 +13,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::decide::close::CloseReason;
+use crate::decide::hello::proxy::Version;
 use crate::state::{
-    Backend, ConnectError, Counter, ListenerShard, Phase, PoolShard, Shared, Snapshot, Standing, Timings,
+    Backend, CancelResult, ConnectError, Counter, HELLO_TRAITS, Listener, ListenerShard, Phase, PoolShard, Shared,
+    Snapshot, Standing, Timings,
 };
 use crate::sys::socket::ACCEPT_ERRNOS;
 
@@ -196,11 +198,45 @@ fn listeners(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         std::iter::once(ok).chain(failed)
     });
     out.counters("tls_hello", "First bytes of TLS clients, by what became of them", rows)?;
+    per_listener(all, out, "tls_hello_traits", "Valid hellos with traits that limits and middleboxes break", "trait", |shard| {
+        HELLO_TRAITS.into_iter().zip(&shard.hello_traits).collect()
+    })?;
+    per_listener(all, out, "proxy_headers", "PROXY headers that were believed", "version", |shard| {
+        [Version::V1, Version::V2].map(Version::name).into_iter().zip(&shard.proxy_headers).collect()
+    })?;
+    per_listener(all, out, "postgres_cancels", "Cancel requests in clear, by what became of them", "result", |shard| {
+        CancelResult::ALL.map(CancelResult::name).into_iter().zip(&shard.cancels).collect()
+    })?;
     let shards: Vec<&ListenerShard> = all.iter().flat_map(|l| l.state.shards.iter().map(|shard| &shard.0)).collect();
     let times: Vec<_> = shards.iter().map(|shard| &shard.hello_seconds).collect();
     out.histograms("tls_hello_seconds", "From accept to a whole hello", [(none(), Buckets::of_shards(&times))])?;
     let sizes: Vec<_> = shards.iter().map(|shard| &shard.hello_bytes).collect();
     out.histograms("tls_hello_bytes", "Raw bytes of whole hellos", [(none(), Buckets::of_shards(&sizes))])
+}
+
+/// A family of counters of listeners with one more label.
+fn per_listener(
+    all: &[Arc<Listener>],
+    out: &mut Writer<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    counters: fn(&ListenerShard) -> Vec<(&'static str, &Counter)>,
+) -> fmt::Result {
+    let rows = all.iter().flat_map(|listener| {
+        let mut sums: Vec<(&'static str, u64)> = Vec::new();
+        for shard in &listener.state.shards {
+            for (place, (value, counter)) in counters(shard).into_iter().enumerate() {
+                match sums.get_mut(place) {
+                    Some((_, sum)) => *sum += counter.get(),
+                    None => sums.push((value, counter.get())),
+                }
+            }
+        }
+        let name = listener.config.name.to_string();
+        sums.into_iter().map(move |(value, sum)| (vec![("listener", name.clone()), (label, value.to_owned())], sum))
+    });
+    out.counters(name, help, rows)
 }
 
 fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {

@@ -1,12 +1,15 @@
-//! The check `tcp`: a connection is accepted within the time-out. It is closed in an orderly way, with FIN.
+//! The check `tcp`: a connection is accepted within the time-out. It is closed in an orderly way, with FIN. A backend that
+//! expects PROXY headers gets one that says whose connection it is: ours (LOCAL).
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::decide::hello::proxy::{Version, write_local};
 use crate::sys::socket;
 
 /// What a check says of a backend.
@@ -32,9 +35,9 @@ pub struct Verdict {
 }
 
 /// Checks one address.
-pub async fn probe(address: SocketAddr, limit: Duration) -> Verdict {
-    let (reason, detail) = match timeout(limit, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => {
+pub async fn probe(address: SocketAddr, limit: Duration, send_proxy: Option<Version>) -> Verdict {
+    let (reason, detail) = match timeout(limit, connect(address, send_proxy)).await {
+        Ok(Ok(())) => {
             return Verdict { finding: Finding::Well, reason: "connected", detail: format!("connected to {address}") };
         }
         Ok(Err(error)) if socket::is_local(&error) => {
@@ -52,4 +55,13 @@ pub async fn probe(address: SocketAddr, limit: Duration) -> Verdict {
         Err(_) => ("timeout", format!("connect to {address} timed out after {} ms", limit.as_millis())),
     };
     Verdict { finding: Finding::Unwell, reason, detail }
+}
+
+async fn connect(address: SocketAddr, send_proxy: Option<Version>) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    if let Some(version) = send_proxy {
+        let header = write_local(version, stream.local_addr()?, stream.peer_addr()?);
+        stream.write_all(&header).await?;
+    }
+    Ok(())
 }

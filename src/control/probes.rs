@@ -18,6 +18,7 @@ use crate::config::{HealthCheck, OnDown};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
 use crate::decide::health::{Checker, Health};
+use crate::decide::hello::proxy::Version;
 use crate::state::{Backend, Pool, Snapshot, Standing};
 
 /// Checks of one pool at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs,
@@ -44,6 +45,7 @@ struct Running {
 struct Plan {
     check: HealthCheck,
     on_down: OnDown,
+    send_proxy: Option<Version>,
 }
 
 impl Probes {
@@ -107,7 +109,7 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
 
 fn plan_of(pool: &Pool) -> Option<Plan> {
     let check = pool.config.health.clone()?;
-    Some(Plan { check, on_down: pool.config.on_down })
+    Some(Plan { check, on_down: pool.config.on_down, send_proxy: pool.config.send_proxy })
 }
 
 /// Counts down once the first answer is there, or the check is given up.
@@ -181,7 +183,7 @@ impl Probe {
         let address = plan.check.address.unwrap_or(self.backend.address.ip());
         let port = plan.check.port.unwrap_or(self.backend.address.port());
         let begun = Instant::now();
-        let verdict = probe((address, port).into(), plan.check.timeout).await;
+        let verdict = probe((address, port).into(), plan.check.timeout, plan.send_proxy).await;
         self.take(plan, &verdict, begun.elapsed());
     }
 

@@ -8,8 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Control;
-use crate::config::Protocol;
-use crate::state::{Admin, Backend, ConnectError, Pool, Standing};
+use crate::state::{Admin, Backend, ConnectError, Pool, RefusedHello, Standing};
 
 /// How long workers may take to list their sessions.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
@@ -27,7 +26,7 @@ pub fn status(control: &Control) -> Value {
             json!({
                 "listener": &*listener.config.name,
                 "bind": listener.config.bind,
-                "protocol": if listener.config.protocol == Protocol::Tls { "tls" } else { "tcp" },
+                "protocol": listener.config.protocol.name(),
                 "active": listener.state.active(),
                 "total": sum(&|shard| shard.total.get()),
                 "rejected": sum(&|shard| shard.rejected.iter().map(crate::state::Counter::get).sum()),
@@ -136,6 +135,44 @@ fn quantiles(histogram: &Histogram<u32>) -> Value {
     }
     let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": histogram.max() as f64 / 1000.0 })
+}
+
+/// `/v1/refused`: the last refused first bytes of all listeners or one, the oldest first; `None` when that one does not
+/// exist. No server names.
+pub fn refused(control: &Control, listener: Option<&str>) -> Option<Value> {
+    let snapshot = control.snapshot();
+    if listener.is_some_and(|name| snapshot.listener_named(name).is_none()) {
+        return None;
+    }
+    let chosen = snapshot.listeners.iter().filter(|one| listener.is_none_or(|name| *one.config.name == *name));
+    let mut list: Vec<(&str, RefusedHello)> = chosen
+        .flat_map(|one| one.state.refused.list().into_iter().map(move |refused| (&*one.config.name, refused)))
+        .collect();
+    list.sort_by_key(|(_, refused)| refused.at);
+    Some(list.iter().map(|(listener, refused)| refused_status(listener, refused)).collect())
+}
+
+fn refused_status(listener: &str, refused: &RefusedHello) -> Value {
+    let records: Vec<Value> = refused
+        .records
+        .iter()
+        .map(|record| json!({ "type": record.kind, "version": format!("{:#06x}", record.version), "length": record.length }))
+        .collect();
+    let first: String = refused.first.iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({
+        "time": format!("{:.3}", refused.at),
+        "session": format!("{:016x}", refused.session),
+        "listener": listener,
+        "client": refused.client,
+        "end": refused.end.name(),
+        "detail": &*refused.detail,
+        "alert": refused.alert,
+        "bytes": refused.bytes,
+        "segments": refused.reads,
+        "segment_bytes": &*refused.read_sizes,
+        "records": records,
+        "first_bytes": first,
+    })
 }
 
 /// Which sessions to list, and how many.

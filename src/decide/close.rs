@@ -120,6 +120,18 @@ impl CloseReason {
         self as usize
     }
 
+    /// Whether the first bytes were refused, or did not come in time: such ends can come in floods.
+    pub const fn is_of_first_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::HelloTimeout
+                | Self::HelloMalformed
+                | Self::HelloTooLarge
+                | Self::NotTls
+                | Self::ProxyHeaderBad
+        )
+    }
+
     /// Whether the connection was refused before any backend was given a byte.
     pub const fn is_refusal(self) -> bool {
         matches!(

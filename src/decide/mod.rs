@@ -5,5 +5,6 @@ pub mod balance;
 pub mod close;
 pub mod health;
 pub mod hello;
+pub mod limits;
 pub mod prefix;
 pub mod route;

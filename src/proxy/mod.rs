@@ -2,10 +2,14 @@
 //! `session.rs` shows the whole way on one screen; each stage has a file. Nothing here waits for the control plane.
 
 mod accept;
+mod client;
 mod connect;
 mod forward;
 mod inspect;
+mod postgres;
+mod proxy_header;
 mod record;
+mod refusal_log;
 mod refuse;
 mod session;
 mod sessions;

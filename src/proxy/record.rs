@@ -7,11 +7,14 @@ use std::time::Duration;
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
-use super::session::{Micros, Session};
+use super::session::{Micros, Session, Via};
 use super::worker::Worker;
 use crate::config::LogFormat;
 use crate::decide::close::CloseReason;
 use crate::state::Backend;
+
+/// Longest text from a PROXY header in a record, in bytes.
+const MOST_SHOWN: usize = 256;
 
 /// A connection was accepted.
 pub fn begun(worker: &Worker, session: &Session) {
@@ -39,7 +42,7 @@ pub fn established(worker: &Worker, session: &Session) {
 /// The connection is over: counts, gives its places back, and writes the record.
 pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     count(worker, session, reason);
-    if worker.records_ends() {
+    if worker.records_ends() && (!reason.is_of_first_bytes() || worker.records_refusal(reason)) {
         write(worker, session, Some(reason));
     }
     session.facts.borrow_mut().seat = None;
@@ -137,7 +140,7 @@ fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec
     write!(
         out,
         "{} [{}] {} {}/{} {}/{}/{} {} {} {}/{}/{}/{}/{} 0/0",
-        session.client,
+        session.client(),
         accepted.strftime("%d/%b/%Y:%H:%M:%S%.3f"),
         listener.name,
         pool,
@@ -180,21 +183,22 @@ trait Fields {
     fn field(&mut self, name: &'static str, value: Value<'_>) -> Result<(), Self::Error>;
 }
 
-/// The record's fields, in the order of the contract; `detail` is ours.
+/// The record's fields, in the order of the contract; those from `detail` on are ours.
 fn fields<F: Fields>(session: &Session, reason: Option<CloseReason>, out: &mut F) -> Result<(), F::Error> {
     let facts = session.facts.borrow();
     let hello = facts.hello.as_deref();
     let backend = facts.seat.as_ref().map(|seat| &seat.backend().backend);
     let version = hello.map(|hello| hello.version.to_string());
+    let ja4 = hello.map(|hello| hello.ja4.to_string());
     out.field("time", Value::Text(&format!("{:.3}", jiff::Timestamp::now())))?;
     out.field("session", Value::Text(&format!("{:016x}", session.id)))?;
     out.field("listener", Value::Text(&session.listener.state.name))?;
-    out.field("client", Value::Text(&session.client.to_string()))?;
-    out.field("destination", Value::Text(&session.destination.to_string()))?;
+    out.field("client", Value::Text(&session.client().to_string()))?;
+    out.field("destination", Value::Text(&session.destination().to_string()))?;
     out.field("sni", Value::text(hello.and_then(|hello| hello.sni.as_deref())))?;
     out.field("alpn", Value::text(hello.map(|hello| &*hello.alpn).filter(|alpn| !alpn.is_empty())))?;
     out.field("tls", Value::text(version.as_deref()))?;
-    out.field("ja4", Value::text(hello.map(|hello| hello.ja4.as_str())))?;
+    out.field("ja4", Value::text(ja4.as_deref()))?;
     out.field("ech", hello.map_or(Value::Nothing, |hello| Value::Flag(hello.ech)))?;
     out.field("route", Value::text(facts.route.as_deref()))?;
     out.field("pool", Value::text(facts.pool.as_ref().map(|pool| &*pool.state.name)))?;
@@ -212,7 +216,27 @@ fn fields<F: Fields>(session: &Session, reason: Option<CloseReason>, out: &mut F
     let blame = reason.and_then(CloseReason::blame);
     out.field("blame", Value::text(blame.map(crate::decide::close::Blame::name)))?;
     out.field("code", Value::text(reason.map(CloseReason::code)))?;
-    out.field("detail", Value::text(facts.detail.as_deref()))
+    out.field("detail", Value::text(facts.detail()))?;
+    let number = |number: Option<u64>| number.map_or(Value::Nothing, Value::Number);
+    let arrival = hello.map(|hello| hello.arrival);
+    out.field("pq", hello.map_or(Value::Nothing, |hello| Value::Flag(hello.post_quantum)))?;
+    out.field("hello_bytes", number(arrival.map(|arrival| arrival.bytes.into())))?;
+    out.field("hello_records", number(arrival.map(|arrival| arrival.records.into())))?;
+    out.field("hello_segments", number(arrival.map(|arrival| arrival.segments.into())))?;
+    facts.via().map_or(Ok(()), |via| via_fields(via, out))
+}
+
+/// What came in by a PROXY header; only records of such connections have it.
+fn via_fields<F: Fields>(via: &Via, out: &mut F) -> Result<(), F::Error> {
+    // Up to 4 KiB of anything, from a sender that is trusted with addresses, not with our log.
+    let shown = |bytes: Option<&[u8]>| bytes.map(|bytes| bytes[..bytes.len().min(MOST_SHOWN)].escape_ascii().to_string());
+    let tlvs = &via.tlvs;
+    out.field("via", Value::Text(&via.peer.to_string()))?;
+    out.field("via_authority", Value::text(shown(tlvs.authority.as_deref()).as_deref()))?;
+    out.field("via_alpn", Value::text(shown(tlvs.alpn.as_deref()).as_deref()))?;
+    out.field("via_id", Value::text(shown(tlvs.unique_id.as_deref()).as_deref()))?;
+    let endpoint = tlvs.cloud.as_ref().map(ToString::to_string);
+    out.field("via_endpoint", Value::text(endpoint.as_deref().map(|text| &text[..text.len().min(MOST_SHOWN)])))
 }
 
 /// `key=value` pairs; values with other than plain characters are quoted as JSON strings.

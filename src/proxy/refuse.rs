@@ -7,14 +7,16 @@ use std::rc::Rc;
 
 use tokio::io::Interest;
 
-use super::inspect::Client;
+use super::client::{Client, Tongue};
 use super::session::Session;
 use super::view::ListenerView;
 use super::worker::Worker;
-use crate::config::{Protocol, Reject};
+use crate::config::Reject;
 use crate::decide::close::CloseReason;
-use crate::decide::hello::Refusal;
+use crate::decide::hello::postgres::{SqlState, error_response};
+use crate::decide::hello::{Refusal, records};
 use crate::decide::route::Miss;
+use crate::state::{RecordLayout, RefusedHello};
 use crate::sys::clock::coarse_ms;
 
 /// How long a refused client may still send (RFC 8446 6.1 asks for nothing; chosen as protocols.md 1.5 advises).
@@ -47,6 +49,7 @@ impl Stop {
             | CloseReason::ConnectRefused
             | CloseReason::ConnectTimeout
             | CloseReason::ConnectUnreachable
+            | CloseReason::BackendRefusedTls
             | CloseReason::BackendDown
             | CloseReason::LocalError => Some(80),
             _ => None,
@@ -83,28 +86,84 @@ impl From<CloseReason> for Stop {
     }
 }
 
+/// A PROXY header that is missing, malformed or not to be believed. The sender is a proxy or pretends to be one; neither
+/// waits for an answer in a client's language.
+pub fn bad_proxy_header(detail: impl Into<String>) -> Stop {
+    Stop { reject: Some(Reject::Reset), ..Stop::new(CloseReason::ProxyHeaderBad) }.because(detail)
+}
+
 /// Tells the client and closes.
 pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Session, mut client: Client, stop: Stop) {
-    let mut reject = stop.reject.unwrap_or(listener.listener.config.reject);
-    if listener.listener.config.protocol == Protocol::Tcp && reject == Reject::Alert {
-        reject = Reject::Reset;
-    }
     let by_order = matches!(stop.reason, CloseReason::Shutdown | CloseReason::Killed | CloseReason::Drained);
-    session.facts.borrow_mut().detail = stop.detail.map(Into::into);
+    if stop.reason.is_of_first_bytes() {
+        remember(session, &client, &stop);
+    }
+    if let Some(detail) = stop.detail {
+        session.facts.borrow_mut().rare().detail = Some(detail.into());
+    }
     if stop.reason == CloseReason::ClientGone {
         return;
     }
-    if reject == Reject::Reset || by_order {
+    let farewell = match (stop.reject.unwrap_or(listener.listener.config.reject), client.tongue) {
+        _ if by_order => None,
+        (Reject::Reset, _) | (Reject::Alert, Tongue::Unknown) => None,
+        (Reject::Close, _) => Some(Vec::new()),
+        (Reject::Alert, Tongue::Tls) => Some(stop.alert.map(alert).unwrap_or_default()),
+        (Reject::Alert, Tongue::Postgres) => Some(postgres_error(stop.reason)),
+    };
+    let Some(farewell) = farewell else {
         client.reset_on_close();
         return;
-    }
-    if reject == Reject::Alert
-        && let Some(alert) = stop.alert
-    {
-        // The send buffer of a fresh connection always has room for seven bytes; a client that is gone needs none.
-        let _ = client.try_write(&[0x15, 3, 3, 0, 2, 2, alert]);
+    };
+    if !farewell.is_empty() {
+        // The send buffer of a fresh connection has room for it; a client that is gone needs none.
+        let _ = client.try_write(&farewell);
     }
     let _ = linger(worker, session, client).await;
+}
+
+/// A fatal alert (RFC 8446 6); every version understands the number 3.3 in its record.
+fn alert(number: u8) -> Vec<u8> {
+    vec![0x15, 3, 3, 0, 2, 2, number]
+}
+
+/// What a client of PostgreSQL is told before TLS has begun. The detail stays in the record: it may name servers.
+fn postgres_error(reason: CloseReason) -> Vec<u8> {
+    let (state, message) = match reason {
+        CloseReason::NotTls => (SqlState::NOT_AUTHORISED, "TLS required: connect with sslmode=require or stronger"),
+        CloseReason::SourceDenied => (SqlState::NOT_AUTHORISED, "connections from this address are not allowed"),
+        CloseReason::NoRoute | CloseReason::RouteRejected => (SqlState::NOT_AUTHORISED, "no route for this connection"),
+        CloseReason::LimitReached | CloseReason::RateLimited => (SqlState::TOO_MANY, "too many connections"),
+        CloseReason::HelloMalformed | CloseReason::HelloTooLarge => {
+            (SqlState::PROTOCOL, "unexpected bytes before the start of TLS")
+        }
+        CloseReason::HelloTimeout => (SqlState::PROTOCOL, "no start-up packet in time"),
+        _ => (SqlState::NOT_NOW, "no server can take the connection now"),
+    };
+    error_response(state, message)
+}
+
+/// Puts what was refused into the listener's ring, for `sluice refused`.
+fn remember(session: &Session, client: &Client, stop: &Stop) {
+    let bytes = client.bytes();
+    let layout = |record: crate::decide::hello::Record<'_>| RecordLayout {
+        kind: record.kind,
+        version: record.version,
+        length: record.length,
+    };
+    session.listener.state.refused.push(RefusedHello {
+        at: jiff::Timestamp::now(),
+        session: session.id,
+        client: session.client(),
+        end: stop.reason,
+        detail: stop.detail.as_deref().unwrap_or_default().into(),
+        alert: stop.alert,
+        bytes: bytes.len(),
+        reads: client.reads(),
+        read_sizes: client.read_sizes().into(),
+        records: records(bytes).take(RefusedHello::MOST_RECORDS).map(layout).collect(),
+        first: bytes[..bytes.len().min(RefusedHello::MOST_FIRST)].into(),
+    });
 }
 
 /// Sends FIN, then reads and drops until the client closes, within limits: closing with unread bytes would send
@@ -114,8 +173,7 @@ async fn linger(worker: &Rc<Worker>, session: &Session, mut client: Client) -> i
     let until = coarse_ms() + LINGER_MS;
     let mut dropped = 0;
     while dropped < LINGER_BYTES {
-        let read = client.try_read(&mut worker.buffer.borrow_mut()[..16 * 1024]);
-        match read {
+        match client.try_drop(worker) {
             Ok(0) => break,
             Ok(count) => dropped += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -131,11 +189,8 @@ async fn linger(worker: &Rc<Worker>, session: &Session, mut client: Client) -> i
 }
 
 impl ListenerView {
-    /// The first gate: source and limits, before a byte is read.
-    pub fn admit(&self, session: &Session) -> Result<(), Stop> {
-        if !self.admits(session.client) {
-            return Err(Stop::new(CloseReason::SourceDenied).because("denied by `allow` and `deny`"));
-        }
+    /// The first gate: places, before a byte is read.
+    pub fn admit(&self) -> Result<(), Stop> {
         if let Some(most) = self.listener.config.max_connections
             && self.brief.state.active() > i64::from(most)
         {
@@ -143,5 +198,13 @@ impl ListenerView {
             return Err(Stop::new(CloseReason::LimitReached).because(detail));
         }
         Ok(())
+    }
+
+    /// The second gate: the source, once it is known who that is.
+    pub fn admit_source(&self, session: &Session) -> Result<(), Stop> {
+        if self.admits(session.client()) {
+            return Ok(());
+        }
+        Err(Stop::new(CloseReason::SourceDenied).because("denied by `allow` and `deny`"))
     }
 }

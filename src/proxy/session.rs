@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -13,16 +14,19 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::client::{Client, Tongue};
 use super::connect::{Connected, connect};
 use super::forward::{Flow, Moved};
-use super::inspect::{Client, inspect};
+use super::inspect::inspect;
 use super::record;
 use super::refuse::{Stop, refuse};
 use super::view::{ListenerBrief, ListenerView, PoolBrief, Seat};
 use super::wheel::Slot;
 use super::worker::Worker;
+use crate::config::Protocol;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::HelloFacts;
+use crate::decide::hello::proxy::{Addresses, Tlvs};
 use crate::sys::clock::coarse_ms;
 
 /// A connection as it comes from `accept`.
@@ -46,10 +50,8 @@ pub struct Session {
     pub started: Instant,
     /// The same on the coarse clock.
     pub started_ms: u64,
-    /// The client.
-    pub client: SocketAddr,
-    /// The address that the client connected to.
-    pub destination: SocketAddr,
+    client: Cell<SocketAddr>,
+    destination: Cell<SocketAddr>,
     /// The listener.
     pub listener: Rc<ListenerBrief>,
     /// What the stages found.
@@ -60,19 +62,20 @@ pub struct Session {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A time of up to 71 minutes in four bytes: an idle session keeps several.
+/// A time from 1 us up to 71 minutes in four bytes, or none in as many: an idle session keeps several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Micros(u32);
+pub struct Micros(NonZeroU32);
 
 impl From<Duration> for Micros {
     fn from(time: Duration) -> Self {
-        Self(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(micros).unwrap_or(NonZeroU32::MIN))
     }
 }
 
 impl From<Micros> for Duration {
     fn from(time: Micros) -> Self {
-        Self::from_micros(time.0.into())
+        Self::from_micros(time.0.get().into())
     }
 }
 
@@ -97,8 +100,41 @@ pub struct Facts {
     pub sent_time: Option<Micros>,
     /// From then to the backend's first byte.
     pub first_byte_time: Option<Micros>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have; behind a pointer, so that the others do not pay for it.
+#[derive(Debug, Default)]
+pub struct Rare {
     /// Why exactly, in words, when something went wrong.
     pub detail: Option<Box<str>>,
+    via: Option<Via>,
+}
+
+/// The proxy in front of us whose PROXY header was believed.
+#[derive(Debug)]
+pub struct Via {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// What its header said besides addresses.
+    pub tlvs: Tlvs,
+}
+
+impl Facts {
+    /// Why exactly, in words, when something went wrong.
+    pub fn detail(&self) -> Option<&str> {
+        self.rare.as_ref()?.detail.as_deref()
+    }
+
+    /// The proxy that the connection came through.
+    pub fn via(&self) -> Option<&Via> {
+        self.rare.as_ref()?.via.as_ref()
+    }
+
+    /// What few sessions have, to be filled in.
+    pub fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 /// Takes one connection all the way; a task of the worker.
@@ -172,11 +208,11 @@ async fn stages(
     session: &Rc<Session>,
     client: &mut Client,
 ) -> Result<Connected, Stop> {
-    listener.admit(session)?;
+    listener.admit()?;
     let inspected = inspect(worker, listener, session, client).await?;
     let pool = Rc::clone(&listener.pools[inspected.pool]);
     session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
-    connect(worker, session, &pool, inspected.bytes).await
+    connect(worker, session, &pool, inspected).await
 }
 
 impl Session {
@@ -187,8 +223,8 @@ impl Session {
             slot,
             started: Instant::now(),
             started_ms: coarse_ms(),
-            client,
-            destination,
+            client: Cell::new(client),
+            destination: Cell::new(destination),
             listener: Rc::clone(&listener.brief),
             facts: RefCell::default(),
             moved: Moved::default(),
@@ -196,7 +232,36 @@ impl Session {
             waker: RefCell::new(None),
         });
         record::begun(worker, &session);
-        (session, Client::new(socket))
+        let tongue = match listener.listener.config.protocol {
+            Protocol::Tls => Tongue::Tls,
+            Protocol::Postgres => Tongue::Postgres,
+            Protocol::Tcp => Tongue::Unknown,
+        };
+        (session, Client::new(socket, tongue))
+    }
+
+    /// The client: who connected, or whom a PROXY header named.
+    pub fn client(&self) -> SocketAddr {
+        self.client.get()
+    }
+
+    /// The address that the client connected to.
+    pub fn destination(&self) -> SocketAddr {
+        self.destination.get()
+    }
+
+    /// Who connected to us.
+    pub fn peer(&self) -> SocketAddr {
+        self.facts.borrow().via().map_or(self.client(), |via| via.peer)
+    }
+
+    /// Takes note of a PROXY header: from here on its addresses count, where it has any.
+    pub fn came_via(&self, via: Via, addresses: Option<Addresses>) {
+        self.facts.borrow_mut().rare().via = Some(via);
+        if let Some(Addresses { source, destination }) = addresses {
+            self.client.set(source);
+            self.destination.set(destination);
+        }
     }
 
     /// Asks the session to end for this reason; the first order stands.
@@ -265,13 +330,14 @@ impl Session {
         serde_json::json!({
             "session": format!("{:016x}", self.id),
             "listener": &*self.listener.state.name,
-            "client": self.client,
+            "client": self.client(),
             "sni": facts.hello.as_ref().and_then(|hello| hello.sni.as_deref()),
             "pool": facts.pool.as_ref().map(|pool| &*pool.state.name),
             "backend": facts.seat.as_ref().map(|seat| &*seat.backend().backend.name),
             "age_ms": self.started.elapsed().as_millis() as u64,
             "bytes_up": self.moved.up(),
             "bytes_down": self.moved.down(),
+            "via": facts.via().map(|via| via.peer),
         })
     }
 }
@@ -284,7 +350,7 @@ mod tests {
     #[test]
     fn state_of_an_idle_session_stays_small() {
         assert!(size_of::<Serve>() <= 256, "future: {} bytes", size_of::<Serve>());
-        assert!(size_of::<Session>() <= 312, "session: {} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 288, "session: {} bytes", size_of::<Session>());
         assert!(size_of::<HelloFacts>() <= 72, "facts of the hello: {} bytes", size_of::<HelloFacts>());
     }
 }

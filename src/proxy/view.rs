@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::config::Access;
+use crate::config::{Access, PoolId, Protocol};
 use crate::decide::balance::{MemberId, Tried, Turns, source_key};
+use crate::decide::hello::FirstBytes::Silence;
 use crate::state::{
     Backend, BackendShard, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
 };
+use crate::sys::socket::FirstSpeaker;
 
 /// What a session keeps of its listener.
 #[derive(Debug)]
@@ -92,9 +94,30 @@ pub struct ListenerView {
     pub origins: Vec<Rc<str>>,
     /// What stands there for the listener's own pool.
     pub default_origin: Rc<str>,
+    /// Where every connection of a PostgreSQL listener goes, when there is only one place.
+    pub relay: Option<PoolId>,
 }
 
 impl ListenerView {
+    /// Whether `peer` must send a PROXY header.
+    pub fn expects_proxy_header(&self, peer: SocketAddr) -> bool {
+        self.listener.config.accept_proxy.as_ref().is_some_and(|from| from.longest(peer.ip()).is_some())
+    }
+
+    /// Who speaks first here, for the kernel's sake.
+    pub fn first_speaker(&self) -> FirstSpeaker {
+        let silence = self.listener.config.routes.iter().any(|route| route.conditions.first_bytes.contains(&Silence));
+        match self.listener.config.protocol {
+            Protocol::Tls | Protocol::Postgres if !silence => FirstSpeaker::Client,
+            _ => FirstSpeaker::Server,
+        }
+    }
+
+    /// Whether any rule wants something that is not TLS.
+    pub fn routes_first_bytes(&self) -> bool {
+        self.listener.routes.wants_first_bytes()
+    }
+
     /// Whether `allow` and `deny` let the source in.
     pub fn admits(&self, source: SocketAddr) -> bool {
         self.listener.config.access.longest(source.ip()) == Some(Access::Allow)
@@ -152,6 +175,7 @@ pub fn listeners(snapshot: &Snapshot, worker: usize) -> Vec<Rc<ListenerView>> {
             pools: Rc::clone(&pools),
             origins: listener.config.routes.iter().map(|route| Rc::from(&*route.origin)).collect(),
             default_origin: Rc::from("default"),
+            relay: listener.config.only_pool(),
         })
     };
     snapshot.listeners.iter().map(view).collect()

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +18,17 @@ use tokio::task::spawn_local;
 
 use super::accept::{self, Door};
 use super::forward::Pipes;
+use super::refusal_log::RefusalLog;
 use super::sessions::Sessions;
 use super::view;
-use crate::config::{Log, LogFormat, LogSessions, Protocol};
+use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
+use crate::decide::limits::SourceRates;
 use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
+use crate::sys::clock::coarse_ms;
 use crate::sys::limits;
-use crate::sys::socket::{FirstSpeaker, set_first_speaker};
+use crate::sys::socket::set_first_speaker;
 
 /// Bytes of the worker's buffer: one read of a copying direction. Chosen with the break-even of splicing.
 const BUFFER: usize = 64 * 1024;
@@ -34,6 +37,10 @@ const RECORD_DELAY: Duration = Duration::from_millis(10);
 const RECORD_BATCH: usize = 64 * 1024;
 /// How often the heart beats and idle pipes are closed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Cancel requests of one source: each second, at once, and sources that are remembered. Chosen: a pool of a hundred
+/// connections may give up all its queries at once.
+const CANCELS: (u32, u32, usize) = (50, 100, 4096);
 
 /// What the control plane asks of a worker.
 #[derive(Debug)]
@@ -46,6 +53,17 @@ pub enum Command {
     End(Matching, CloseReason),
     /// Describe open sessions.
     List(oneshot::Sender<Vec<serde_json::Value>>),
+    /// Know the other workers.
+    Meet(Vec<mpsc::WeakUnboundedSender<Self>>),
+    /// Say on which backends a source has sessions; asked by another worker.
+    Locate {
+        /// Through this listener.
+        listener: Arc<str>,
+        /// The client's address.
+        source: IpAddr,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<Arc<Backend>>>,
+    },
 }
 
 /// Which sessions are meant.
@@ -103,6 +121,10 @@ pub struct Worker {
     pub max_connections: Cell<u32>,
     /// How records look.
     pub log: Log,
+    /// Cancel requests of PostgreSQL's clients: each costs a look at every session.
+    pub cancels: RefCell<SourceRates>,
+    peers: RefCell<Vec<mpsc::WeakUnboundedSender<Command>>>,
+    refusals: RefCell<RefusalLog>,
     records: RefCell<Vec<u8>>,
     records_waiting: Notify,
     random: Cell<u64>,
@@ -143,12 +165,8 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Install(generation) => install(&worker, generation, &mut doors),
-            Command::End(matching, reason) => worker.end(&matching, reason),
-            Command::List(answer) => {
-                // Whoever asked may have gone away.
-                let _ = answer.send(worker.list());
-            }
             Command::Leave => break,
+            other => worker.obey(other),
         }
     }
     let closing = doors.drain().map(|(_, (door, task))| {
@@ -163,15 +181,12 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         tokio::select! {
             () = worker.sessions.until_empty() => break,
             command = inbox.recv() => match command {
-                Some(Command::End(matching, reason)) => worker.end(&matching, reason),
-                Some(Command::List(answer)) => {
-                    let _ = answer.send(worker.list());
-                }
-                Some(Command::Install(_) | Command::Leave) => {}
+                Some(command) => worker.obey(command),
                 None => worker.end(&Matching::All, CloseReason::Shutdown),
             },
         }
     }
+    worker.sum_up_refusals();
     worker.hand_over_records();
 }
 
@@ -186,7 +201,7 @@ fn install(
     let mut kept = HashMap::new();
     for Listening { bind, listener, socket } in generation.listening {
         let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
-        let protocol = view.listener.config.protocol;
+        let first = view.first_speaker();
         let door = match (doors.remove(&bind), socket) {
             (Some((door, task)), _) => {
                 door.listener.replace(view);
@@ -207,7 +222,6 @@ fn install(
             },
             (None, None) => continue,
         };
-        let first = if protocol == Protocol::Tls { FirstSpeaker::Client } else { FirstSpeaker::Server };
         // Without the option a connection is accepted a little earlier than needed.
         let _ = set_first_speaker(door.socket(), first);
     }
@@ -226,6 +240,9 @@ impl Worker {
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
             log,
+            cancels: RefCell::new(SourceRates::new(CANCELS.0, CANCELS.1, CANCELS.2)),
+            peers: RefCell::default(),
+            refusals: RefCell::new(RefusalLog::new()),
             records: RefCell::default(),
             records_waiting: Notify::new(),
             random: Cell::new(next_random(seed ^ id as u64)),
@@ -252,6 +269,41 @@ impl Worker {
         let id = self.next_session.get() + 1;
         self.next_session.set(id);
         id
+    }
+
+    /// Does what needs no listening socket; the rest does not concern a worker that leaves.
+    fn obey(&self, command: Command) {
+        match command {
+            Command::End(matching, reason) => self.end(&matching, reason),
+            // Whoever asked may have gone away.
+            Command::List(answer) => drop(answer.send(self.list())),
+            Command::Locate { listener, source, answer } => drop(answer.send(self.backends_of(&listener, source))),
+            Command::Meet(peers) => drop(self.peers.replace(peers)),
+            Command::Install(_) | Command::Leave => {}
+        }
+    }
+
+    /// The other workers that are still there.
+    pub fn peers(&self) -> Vec<mpsc::UnboundedSender<Command>> {
+        self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
+    }
+
+    /// The backends on which `source` has sessions through `listener` on this worker.
+    pub fn backends_of(&self, listener: &str, source: IpAddr) -> Vec<Arc<Backend>> {
+        let mut found: Vec<Arc<Backend>> = Vec::new();
+        self.sessions.for_each(|session| {
+            let facts = session.facts.borrow();
+            // Those that are still connecting have nothing to cancel yet.
+            let backend = facts.seat.as_ref().filter(|_| facts.sent_time.is_some()).map(|seat| &seat.backend().backend);
+            if let Some(backend) = backend
+                && session.client().ip().to_canonical() == source.to_canonical()
+                && *session.listener.state.name == *listener
+                && !found.iter().any(|known| Arc::ptr_eq(known, backend))
+            {
+                found.push(Arc::clone(backend));
+            }
+        });
+        found
     }
 
     fn list(&self) -> Vec<serde_json::Value> {
@@ -289,6 +341,11 @@ impl Worker {
         }
     }
 
+    /// Whether the record of a refusal is written by itself; in a flood it is only counted, and summed up by the beat.
+    pub fn records_refusal(&self, reason: CloseReason) -> bool {
+        self.refusals.borrow_mut().take(reason, coarse_ms())
+    }
+
     /// Whether records are written for this kind of event.
     pub fn records_starts(&self) -> bool {
         self.log.sessions == LogSessions::Both
@@ -314,10 +371,19 @@ impl Worker {
         }
     }
 
+    /// Says what a flood of refusals kept out of the log, at most once a second.
+    fn sum_up_refusals(&self) {
+        if let Some((count, reasons)) = self.refusals.borrow_mut().sum_up() {
+            self.shared.log.count_dropped(count);
+            tracing::warn!(worker = self.id, count, reasons, "refusals too many to record one by one");
+        }
+    }
+
     /// Beats, for the watchdog, and closes pipes that were needed once.
     async fn beat(self: Rc<Self>) {
         loop {
             self.counters().heartbeats.add(1);
+            self.sum_up_refusals();
             if self.counters().pipes_in_use.load(Ordering::Relaxed) == 0 {
                 self.pipes.trim();
             }

@@ -5,7 +5,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use super::refused::RefusedRing;
 use crate::decide::close::CloseReason;
+use crate::decide::hello::{Arrival, ClientHello};
 
 /// Keeps a value on cache lines of its own; 128 bytes, because CPUs fetch lines in pairs.
 #[derive(Debug, Default)]
@@ -95,6 +97,12 @@ pub struct ListenerShard {
     pub hello_ok: Counter,
     /// Hellos that were refused or did not come, by reason.
     pub hello_failed: [Counter; CloseReason::COUNT],
+    /// Traits of valid hellos, in the order of [`HELLO_TRAITS`].
+    pub hello_traits: [Counter; HELLO_TRAITS.len()],
+    /// PROXY headers that were believed, by version.
+    pub proxy_headers: [Counter; 2],
+    /// Cancel requests of PostgreSQL's clients, in the order of [`CancelResult::ALL`].
+    pub cancels: [Counter; CancelResult::ALL.len()],
     /// Time to a whole hello.
     pub hello_seconds: Histogram<10>,
     /// Bytes of whole hellos.
@@ -109,8 +117,52 @@ impl Default for ListenerShard {
             rejected: std::array::from_fn(|_| Counter::default()),
             hello_ok: Counter::default(),
             hello_failed: std::array::from_fn(|_| Counter::default()),
+            hello_traits: std::array::from_fn(|_| Counter::default()),
+            proxy_headers: std::array::from_fn(|_| Counter::default()),
+            cancels: std::array::from_fn(|_| Counter::default()),
             hello_seconds: Histogram::new(&HELLO_SECONDS),
             hello_bytes: Histogram::new(&HELLO_BYTES),
+        }
+    }
+}
+
+impl ListenerShard {
+    /// Counts what a valid hello has besides a name.
+    pub fn count_traits(&self, hello: &ClientHello<'_>, arrival: Arrival) {
+        let traits = [hello.post_quantum, hello.ech, arrival.records > 1, arrival.segments > 1];
+        for (counter, _) in self.hello_traits.iter().zip(traits).filter(|(_, has)| *has) {
+            counter.add(1);
+        }
+    }
+}
+
+/// Traits of hellos that are counted: what middleboxes and size limits tend to break.
+pub const HELLO_TRAITS: [&str; 4] = ["post_quantum", "ech", "several_records", "several_segments"];
+
+/// What became of a cancel request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelResult {
+    /// At least one backend took it.
+    Sent,
+    /// The source has no sessions here.
+    NoSession,
+    /// The source sent too many.
+    RateLimited,
+    /// No backend took it.
+    Failed,
+}
+
+impl CancelResult {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Self; 4] = [Self::Sent, Self::NoSession, Self::RateLimited, Self::Failed];
+
+    /// Name as it stands in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::NoSession => "no_session",
+            Self::RateLimited => "rate_limited",
+            Self::Failed => "failed",
         }
     }
 }
@@ -120,6 +172,8 @@ impl Default for ListenerShard {
 pub struct ListenerState {
     /// Its name.
     pub name: Arc<str>,
+    /// What was refused last.
+    pub refused: RefusedRing,
     /// Counters per worker.
     pub shards: Box<[Padded<ListenerShard>]>,
 }
@@ -127,7 +181,8 @@ pub struct ListenerState {
 impl ListenerState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        Self { name, shards: (0..workers).map(|_| Padded::default()).collect() }
+        let shards = (0..workers).map(|_| Padded::default()).collect();
+        Self { name, refused: RefusedRing::default(), shards }
     }
 
     /// Open connections.
@@ -186,11 +241,29 @@ pub enum ConnectError {
     Other,
     /// No local port, descriptor or memory; says nothing of the backend.
     Local,
+    /// PostgreSQL without TLS: it answered N to the request for it.
+    NoTls,
+    /// PostgreSQL answered the request for TLS with an error.
+    ErrorResponse,
+    /// It closed instead of answering the request for TLS.
+    Closed,
+    /// What it answered to the request for TLS is no answer.
+    BadAnswer,
 }
 
 impl ConnectError {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 5] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Other, Self::Local];
+    pub const ALL: [Self; 9] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Other,
+        Self::Local,
+        Self::NoTls,
+        Self::ErrorResponse,
+        Self::Closed,
+        Self::BadAnswer,
+    ];
 
     /// Name as it stands in metrics.
     pub const fn name(self) -> &'static str {
@@ -200,6 +273,10 @@ impl ConnectError {
             Self::Unreachable => "unreachable",
             Self::Other => "other",
             Self::Local => "local",
+            Self::NoTls => "no_tls",
+            Self::ErrorResponse => "error_response",
+            Self::Closed => "closed",
+            Self::BadAnswer => "bad_answer",
         }
     }
 }

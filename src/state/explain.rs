@@ -10,7 +10,7 @@ use super::snapshot::{Pool, Routed, Snapshot};
 use crate::config::{Access, Protocol};
 use crate::decide::balance::{Method, Tried, Turns, source_key};
 use crate::decide::close::CloseReason;
-use crate::decide::hello::{AlpnList, ServerName, TlsVersion};
+use crate::decide::hello::{AlpnList, FirstBytes, ServerName, TlsVersion};
 use crate::decide::route::Question;
 
 /// A connection to explain.
@@ -22,8 +22,20 @@ pub struct RouteQuery {
     pub sni: Option<String>,
     /// Offered application protocols.
     pub alpn: Vec<String>,
+    /// Highest offered version of TLS.
+    pub tls: TlsVersion,
+    /// What speaks instead, when it is not TLS.
+    pub first_bytes: Option<FirstBytes>,
     /// The client.
     pub from: IpAddr,
+}
+
+impl RouteQuery {
+    /// A TLS 1.3 client without a name from this machine.
+    pub fn new(listener: impl Into<String>) -> Self {
+        let from = IpAddr::from([127, 0, 0, 1]);
+        Self { listener: listener.into(), sni: None, alpn: Vec::new(), tls: TlsVersion(0x0304), first_bytes: None, from }
+    }
 }
 
 /// What would become of the connection.
@@ -85,14 +97,25 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
         return Ok(answer);
     }
     let alpn = AlpnList::encode(query.alpn.iter().map(String::as_bytes));
-    let tls = listener.config.protocol == Protocol::Tls;
+    let is_tls = listener.config.protocol != Protocol::Tcp && listener.config.only_pool().is_none();
     let question = Question {
         sni: sni.as_ref().map(ServerName::as_str),
         alpn: AlpnList::from_encoded(&alpn),
-        version: tls.then_some(TlsVersion(0x0304)),
+        version: is_tls.then_some(query.tls),
         source: query.from,
     };
-    match listener.route(&question) {
+    let routed = match query.first_bytes.filter(|_| is_tls) {
+        None => listener.route(&question),
+        Some(spoken) => {
+            let Some(routed) = listener.route_first_bytes(spoken, query.from) else {
+                answer.refused = Some(CloseReason::NotTls.name());
+                answer.reason = Some(format!("no route for first bytes of {}", spoken.name()));
+                return Ok(answer);
+            };
+            routed
+        }
+    };
+    match routed {
         Routed::ByRule(rule, pool) => {
             answer.rule = Some(listener.origin(rule).to_owned());
             explain_pool(&snapshot.pools[pool], query, &mut answer);

@@ -49,6 +49,11 @@ impl LogSink {
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Counts lines that were left out on purpose.
+    pub fn count_dropped(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+
     /// Lines dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

@@ -5,6 +5,7 @@ mod backend;
 mod counters;
 mod explain;
 mod log;
+mod refused;
 mod snapshot;
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -14,11 +15,12 @@ use serde::Serialize;
 
 pub use backend::{Admin, Backend, CheckReport, Override, Standing, Timings, Vitals};
 pub use counters::{
-    BackendShard, ConnectError, Counter, Histogram, ListenerShard, ListenerState, Padded, PoolShard, PoolState,
-    WorkerCounters,
+    BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
+    PoolShard, PoolState, WorkerCounters,
 };
 pub use explain::{Explanation, RouteQuery, explain};
 pub use log::{LogMessage, LogSink};
+pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Routed, Snapshot};
 
 /// What the process is doing.

@@ -2,7 +2,7 @@
 //! swaps; a session reads the one it began with.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::backend::Backend;
@@ -10,6 +10,7 @@ use super::counters::{ListenerState, PoolState};
 use crate::config::{self, Config, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Member, TableError};
 use crate::decide::health::Health;
+use crate::decide::hello::FirstBytes;
 use crate::decide::route::{Miss, Question, RouteTable, RuleId};
 
 /// A listener of one generation.
@@ -47,6 +48,20 @@ impl Listener {
             (Err(_), Some(pool)) => Routed::ByDefault(pool),
             (Err(miss), None) => Routed::Missed(miss),
         }
+    }
+
+    /// Where rules send what is not TLS; `None` when no rule wants it.
+    pub fn route_first_bytes(&self, spoken: FirstBytes, source: IpAddr) -> Option<Routed> {
+        let rule = self.routes.find_first_bytes(spoken, source)?;
+        Some(match self.config.routes[rule as usize].target {
+            RouteTarget::Pool(pool) => Routed::ByRule(rule, pool),
+            RouteTarget::Reject(reject) => Routed::Rejected(rule, reject),
+        })
+    }
+
+    /// Whether a TLS client from `source` could get anywhere, whatever its hello says.
+    pub fn could_route_tls(&self, source: IpAddr) -> bool {
+        self.config.pool.is_some() || self.routes.may_take_tls(source)
     }
 
     /// Where a rule stands, as `file:line`.

@@ -114,6 +114,17 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// How a hello came in: sizes of the wire, which say whether something on the way cuts or splits hellos.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Raw bytes, record headers included, and whatever came with its last segment.
+    pub bytes: u32,
+    /// Records that carried it.
+    pub records: u16,
+    /// Reads that it took: segments, or more than one of them at once.
+    pub segments: u16,
+}
+
 /// The facts of a hello that outlive its bytes, for the record.
 #[derive(Clone, Debug)]
 pub struct HelloFacts {
@@ -121,6 +132,8 @@ pub struct HelloFacts {
     pub sni: Option<Box<str>>,
     /// Offered application protocols joined with commas; empty when there are none.
     pub alpn: Box<str>,
+    /// How it came in.
+    pub arrival: Arrival,
     /// Highest offered version.
     pub version: TlsVersion,
     /// Fingerprint.
@@ -133,10 +146,11 @@ pub struct HelloFacts {
 
 impl HelloFacts {
     /// Takes the facts out of a hello.
-    pub fn of(hello: &ClientHello<'_>) -> Self {
+    pub fn of(hello: &ClientHello<'_>, arrival: Arrival) -> Self {
         Self {
             sni: hello.server_name.clone().map(Into::into),
             alpn: hello.alpn.for_record(),
+            arrival,
             version: hello.version,
             ja4: ja4(hello),
             ech: hello.ech,

@@ -3,27 +3,41 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::ClientHello;
 use super::parse::is_grease;
 
-/// A JA4 fingerprint: 36 ASCII bytes.
+/// A JA4 fingerprint, 36 characters as text; kept short, because every open session has one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ja4([u8; 36]);
+pub struct Ja4 {
+    head: [u8; 10],
+    ciphers: [u8; 6],
+    extensions: [u8; 6],
+}
 
-impl Ja4 {
-    /// The fingerprint as text.
-    pub fn as_str(&self) -> &str {
-        // Built from hexadecimal digits and ASCII letters below.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+impl fmt::Display for Ja4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Built from ASCII letters and digits below.
+        f.write_str(std::str::from_utf8(&self.head).unwrap_or_default())?;
+        for digest in [self.ciphers, self.extensions] {
+            f.write_str("_")?;
+            for byte in digest {
+                write!(f, "{byte:02x}")?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Ja4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        fmt::Display::fmt(self, f)
     }
 }
+
+/// Numbers of one hello. Real ones have up to about sixty; only hostile ones spill.
+type Numbers = SmallVec<[u16; 128]>;
 
 /// Computes the fingerprint over TCP.
 pub fn ja4(hello: &ClientHello<'_>) -> Ja4 {
@@ -31,7 +45,7 @@ pub fn ja4(hello: &ClientHello<'_>) -> Ja4 {
     let cipher_count = ciphers.len();
     ciphers.sort_unstable();
 
-    let mut extensions: Vec<u16> = hello.extensions().map(|(kind, _)| kind).filter(|kind| !is_grease(*kind)).collect();
+    let mut extensions: Numbers = hello.extensions().map(|(kind, _)| kind).filter(|kind| !is_grease(*kind)).collect();
     let extension_count = extensions.len();
     extensions.retain(|kind| !matches!(kind, 0 | 16));
     extensions.sort_unstable();
@@ -45,21 +59,20 @@ pub fn ja4(hello: &ClientHello<'_>) -> Ja4 {
         0x0002 => *b"s2",
         _ => *b"00",
     };
-    let mut text = [0; 36];
-    text[0] = b't';
-    text[1..3].copy_from_slice(&version);
-    text[3] = if hello.has_server_name { b'd' } else { b'i' };
-    text[4..6].copy_from_slice(&two_digits(cipher_count));
-    text[6..8].copy_from_slice(&two_digits(extension_count));
-    text[8..10].copy_from_slice(&alpn_marks(hello.alpn.iter().next()));
-    text[10] = b'_';
-    text[11..23].copy_from_slice(&digest(&ciphers, &[]));
-    text[23] = b'_';
-    text[24..36].copy_from_slice(&digest(&extensions, &numbers(hello.signature_algorithms)));
-    Ja4(text)
+    let mut head = [b't'; 10];
+    head[1..3].copy_from_slice(&version);
+    head[3] = if hello.server_name_wire.is_some() { b'd' } else { b'i' };
+    head[4..6].copy_from_slice(&two_digits(cipher_count));
+    head[6..8].copy_from_slice(&two_digits(extension_count));
+    head[8..10].copy_from_slice(&alpn_marks(hello.alpn.iter().next()));
+    Ja4 {
+        head,
+        ciphers: digest(&ciphers, &[]),
+        extensions: digest(&extensions, &numbers(hello.signature_algorithms)),
+    }
 }
 
-fn numbers(bytes: &[u8]) -> Vec<u16> {
+fn numbers(bytes: &[u8]) -> Numbers {
     let pairs = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
     pairs.filter(|number| !is_grease(*number)).collect()
 }
@@ -83,26 +96,22 @@ fn alpn_marks(first: Option<&[u8]>) -> [u8; 2] {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// First twelve hexadecimal digits of the SHA-256 of the lists, or twelve zeros when the first list is empty.
-fn digest(sorted: &[u16], in_order: &[u16]) -> [u8; 12] {
+/// First six bytes of the SHA-256 of the lists, or zeros when there is nothing to hash.
+fn digest(sorted: &[u16], in_order: &[u16]) -> [u8; 6] {
     if sorted.is_empty() && in_order.is_empty() {
-        return [b'0'; 12];
+        return [0; 6];
     }
-    let mut text = Vec::with_capacity(5 * (sorted.len() + in_order.len()));
+    let mut text = SmallVec::<[u8; 512]>::new();
     append_list(&mut text, sorted);
     if !in_order.is_empty() {
         text.push(b'_');
         append_list(&mut text, in_order);
     }
     let hash = Sha256::digest(&text);
-    let mut out = [0; 12];
-    for (pair, byte) in out.chunks_exact_mut(2).zip(hash.iter()) {
-        pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-    }
-    out
+    std::array::from_fn(|place| hash[place])
 }
 
-fn append_list(text: &mut Vec<u8>, list: &[u16]) {
+fn append_list(text: &mut SmallVec<[u8; 512]>, list: &[u16]) {
     for (position, number) in list.iter().enumerate() {
         if position > 0 {
             text.push(b',');

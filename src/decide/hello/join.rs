@@ -1,7 +1,7 @@
 //! Joins handshake bytes over records and segments. Record and segment borders mean nothing (RFC 8446 5.1);
-//! every byte is looked at once, memory grows with what arrived, a claim over the limit is refused on its fourth byte.
+//! every byte is looked at once, a claim over the limit is refused on its fourth byte, and nothing is kept here.
 
-use super::{FirstBytes, Limits, MAX_RECORD, Refusal, first_bytes};
+use super::{FirstBytes, Limits, MAX_RECORD, Refusal, guess};
 
 const HANDSHAKE: u8 = 0x16;
 const CLIENT_HELLO: u8 = 1;
@@ -17,7 +17,8 @@ pub enum Step {
     Complete,
 }
 
-/// Collects the handshake bytes of one client.
+/// Follows the handshake bytes of one client over records, and keeps none of them: whoever reads them keeps the raw
+/// bytes anyway, and [`joined`] takes the message out of those once it is whole.
 #[derive(Debug)]
 pub struct Joiner {
     limits: Limits,
@@ -25,7 +26,9 @@ pub struct Joiner {
     header_filled: usize,
     /// Payload bytes of the current record that are still to come.
     left_in_record: usize,
-    handshake: Vec<u8>,
+    message_header: [u8; MESSAGE_HEADER],
+    /// Handshake bytes so far.
+    handshake: usize,
     raw: usize,
     records: u32,
 }
@@ -38,7 +41,8 @@ impl Joiner {
             header: [0; RECORD_HEADER],
             header_filled: 0,
             left_in_record: 0,
-            handshake: Vec::new(),
+            message_header: [0; MESSAGE_HEADER],
+            handshake: 0,
             raw: 0,
             records: 0,
         }
@@ -61,7 +65,7 @@ impl Joiner {
             self.take_payload(&bytes[..count])?;
             self.left_in_record -= count;
             bytes = &bytes[count..];
-            if self.is_complete() {
+            if self.claimed().is_some_and(|claimed| self.handshake >= claimed) {
                 return Ok(Step::Complete);
             }
         }
@@ -71,14 +75,14 @@ impl Joiner {
         Ok(Step::NeedMore)
     }
 
-    /// The handshake message: header and body, nothing after it. Valid after [`Step::Complete`].
-    pub fn message(&self) -> &[u8] {
-        &self.handshake[..self.claimed().unwrap_or(0).min(self.handshake.len())]
-    }
-
     /// Records begun so far.
     pub const fn records(&self) -> u32 {
         self.records
+    }
+
+    /// Handshake bytes so far, those of a record that follows the message included.
+    pub const fn handshake_bytes(&self) -> usize {
+        self.handshake
     }
 
     /// Moves bytes into the record header and checks what is known of it, byte by byte, so that a refusal does
@@ -120,20 +124,17 @@ impl Joiner {
             }
             return Err(Refusal::NotTls(FirstBytes::Unknown));
         }
-        Err(Refusal::NotTls(first_bytes(if bytes.len() > known.len() { bytes } else { known })))
+        Err(Refusal::NotTls(guess(if bytes.len() > known.len() { bytes } else { known })))
     }
 
     fn take_payload(&mut self, payload: &[u8]) -> Result<(), Refusal> {
         self.raw += payload.len();
-        let before = self.handshake.len();
-        // What follows the message in its last record is the server's business; it is forwarded, not kept here.
-        let wanted = match self.claimed() {
-            Some(claimed) => (claimed - before).min(payload.len()),
-            None => payload.len(),
-        };
-        self.handshake.extend_from_slice(&payload[..wanted]);
-        if before == 0 && self.handshake[0] != CLIENT_HELLO {
-            return Err(Refusal::HandshakeType(self.handshake[0]));
+        for (place, byte) in self.message_header.iter_mut().skip(self.handshake).zip(payload) {
+            *place = *byte;
+        }
+        self.handshake += payload.len();
+        if self.message_header[0] != CLIENT_HELLO {
+            return Err(Refusal::HandshakeType(self.message_header[0]));
         }
         match self.claimed() {
             Some(claimed) if claimed > self.limits.handshake_bytes => {
@@ -145,13 +146,55 @@ impl Joiner {
 
     /// Length of the message with its header, once the header is there.
     fn claimed(&self) -> Option<usize> {
-        let header = self.handshake.get(..MESSAGE_HEADER)?;
-        Some(MESSAGE_HEADER + usize::from(header[1]) * 65_536 + usize::from(header[2]) * 256 + usize::from(header[3]))
+        (self.handshake >= MESSAGE_HEADER).then(|| message_length(self.message_header))
     }
+}
 
-    fn is_complete(&self) -> bool {
-        self.claimed().is_some_and(|claimed| self.handshake.len() >= claimed)
+/// Length that the header of a handshake message claims, the header included.
+fn message_length(header: [u8; MESSAGE_HEADER]) -> usize {
+    MESSAGE_HEADER + (u32::from_be_bytes(header) & 0x00ff_ffff) as usize
+}
+
+/// One TLS record as far as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Content type (RFC 8446 5.1); 22 is a handshake record.
+    pub kind: u8,
+    /// Version in the header; servers ignore all but the major number.
+    pub version: u16,
+    /// Length that the header claims, in bytes.
+    pub length: u16,
+    /// Payload, shorter than `length` where the bytes end before it.
+    pub payload: &'a [u8],
+}
+
+/// The records of raw bytes, as far as whole headers are there; what a header claims is not judged.
+pub fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    std::iter::from_fn(move || {
+        let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER>()?;
+        let length = u16::from_be_bytes([header[3], header[4]]);
+        let (payload, after) = rest.split_at(rest.len().min(usize::from(length)));
+        bytes = after;
+        Some(Record { kind: header[0], version: u16::from_be_bytes([header[1], header[2]]), length, payload })
+    })
+}
+
+/// The handshake message, header and body and nothing after it, out of raw bytes that a [`Joiner`] called complete.
+pub fn joined(raw: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for record in records(raw) {
+        message.extend_from_slice(record.payload);
+        if let Some(header) = message.first_chunk::<MESSAGE_HEADER>() {
+            let length = message_length(*header);
+            if message.len() >= length {
+                message.truncate(length);
+                break;
+            }
+            // What was claimed is known to be within the limit, and known to be there.
+            message.reserve_exact(length - message.len());
+        }
     }
+    message
 }
 
 /// The handshake message when it lies whole in the first record of `bytes`: the ordinary case, without a copy.
@@ -164,7 +207,7 @@ pub fn single_record(bytes: &[u8], limits: Limits) -> Option<&[u8]> {
     }
     let payload = rest.get(..length)?;
     let message_header = payload.first_chunk::<MESSAGE_HEADER>()?;
-    let claimed = MESSAGE_HEADER + (u32::from_be_bytes(*message_header) & 0x00ff_ffff) as usize;
+    let claimed = message_length(*message_header);
     if message_header[0] != CLIENT_HELLO || claimed > limits.handshake_bytes {
         return None;
     }

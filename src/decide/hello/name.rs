@@ -1,5 +1,6 @@
 //! The server name of a hello (RFC 6066 3), checked and brought into the form in which routes are matched.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -10,8 +11,12 @@ const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
 /// A host name in lower case without a trailing dot: letters, digits, `-`, `_` and `.`, labels of 1 to 63 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ServerName(Box<str>);
+/// Kept in place, so that parsing a hello allocates nothing.
+#[derive(Clone)]
+pub struct ServerName {
+    bytes: [u8; MAX_NAME],
+    length: u8,
+}
 
 impl ServerName {
     /// Checks the bytes of a `host_name` entry. `Ok(None)` is an IP literal, which counts as no name at all.
@@ -42,20 +47,37 @@ impl ServerName {
         if text.split('.').any(|label| label.len() > MAX_LABEL) {
             return Err(Refusal::Name("has a label longer than 63 bytes"));
         }
-        let mut name: Box<str> = text.into();
-        name.make_ascii_lowercase();
-        Ok(Some(Self(name)))
+        let mut name = Self { bytes: [0; MAX_NAME], length: text.len() as u8 };
+        let place = &mut name.bytes[..text.len()];
+        place.copy_from_slice(text.as_bytes());
+        place.make_ascii_lowercase();
+        Ok(Some(name))
     }
 
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Checked above: ASCII only.
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
+impl fmt::Debug for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl PartialEq for ServerName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for ServerName {}
+
 impl From<ServerName> for Box<str> {
     fn from(name: ServerName) -> Self {
-        name.0
+        name.as_str().into()
     }
 }
 

@@ -24,8 +24,8 @@ pub struct ClientHello<'a> {
     pub extensions: &'a [u8],
     /// The server name; `None` when absent or an IP literal.
     pub server_name: Option<ServerName>,
-    /// Whether a `server_name` extension is there, whatever it says.
-    pub has_server_name: bool,
+    /// The bytes of the name as sent, case and trailing dot untouched; `None` without the extension.
+    pub server_name_wire: Option<&'a [u8]>,
     /// Offered application protocols.
     pub alpn: AlpnList<'a>,
     /// Highest offered version that is not GREASE (RFC 8701).
@@ -66,7 +66,7 @@ impl<'a> ClientHello<'a> {
             cipher_suites,
             extensions: &[],
             server_name: None,
-            has_server_name: false,
+            server_name_wire: None,
             alpn: AlpnList::default(),
             version: TlsVersion(legacy_version),
             ech: false,
@@ -100,8 +100,9 @@ impl<'a> ClientHello<'a> {
             seen.insert(kind)?;
             match kind {
                 SERVER_NAME => {
-                    self.has_server_name = true;
-                    self.server_name = server_name(data)?;
+                    let wire = host_name(data)?;
+                    self.server_name_wire = Some(wire);
+                    self.server_name = ServerName::from_wire(wire)?;
                 }
                 ALPN => self.alpn = AlpnList::parse(data)?,
                 SUPPORTED_VERSIONS => self.version = highest_version(data)?.unwrap_or(self.version),
@@ -121,11 +122,12 @@ impl<'a> ClientHello<'a> {
 }
 
 /// GREASE values (RFC 8701): two equal bytes `0x?a`.
-pub(super) const fn is_grease(value: u16) -> bool {
+pub const fn is_grease(value: u16) -> bool {
     value & 0x0f0f == 0x0a0a && value >> 8 == value & 0xff
 }
 
-fn server_name(data: &[u8]) -> Result<Option<ServerName>, Refusal> {
+/// The one entry of the server name list (RFC 6066 3).
+fn host_name(data: &[u8]) -> Result<&[u8], Refusal> {
     let mut outer = Reader(data);
     let mut list = Reader(outer.vector(2, "server_name")?);
     outer.end("server_name")?;
@@ -139,7 +141,7 @@ fn server_name(data: &[u8]) -> Result<Option<ServerName>, Refusal> {
     if !list.0.is_empty() {
         return Err(Refusal::NameList("has more than one entry"));
     }
-    ServerName::from_wire(name)
+    Ok(name)
 }
 
 fn highest_version(data: &[u8]) -> Result<Option<TlsVersion>, Refusal> {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 pub use pattern::{NamePattern, PatternError};
 
-use super::hello::{AlpnList, TlsVersion};
+use super::hello::{AlpnList, FirstBytes, TlsVersion};
 use super::prefix::PrefixMap;
 
 /// Position of a rule in the listener's list.
@@ -25,6 +25,8 @@ pub struct Conditions {
     pub from: Option<PrefixMap<()>>,
     /// The highest offered version must be at least this.
     pub tls_min: Option<TlsVersion>,
+    /// Protocols other than TLS that the rule is for; empty: it is for TLS, or for what nobody looks at.
+    pub first_bytes: Vec<FirstBytes>,
 }
 
 /// What is known of a connection when it is routed.
@@ -81,6 +83,7 @@ pub struct RouteTable {
     one_label: HashMap<Box<str>, Vec<RuleId>>,
     any_labels: HashMap<Box<str>, Vec<RuleId>>,
     unnamed: Vec<RuleId>,
+    first_bytes: Vec<RuleId>,
     rules: Vec<Conditions>,
 }
 
@@ -89,7 +92,9 @@ impl RouteTable {
     pub fn new(rules: Vec<Conditions>) -> Self {
         let mut table = Self::default();
         for (id, rule) in (0..).zip(&rules) {
-            if rule.names.is_empty() {
+            if !rule.first_bytes.is_empty() {
+                table.first_bytes.push(id);
+            } else if rule.names.is_empty() {
                 table.unnamed.push(id);
             }
             for name in &rule.names {
@@ -119,6 +124,22 @@ impl RouteTable {
         Err(nearest)
     }
 
+    /// The first rule for a protocol other than TLS that takes the source.
+    pub fn find_first_bytes(&self, spoken: FirstBytes, source: IpAddr) -> Option<RuleId> {
+        let takes = |rule: &Conditions| rule.first_bytes.contains(&spoken) && rule.takes_source(source);
+        self.first_bytes.iter().copied().find(|id| takes(&self.rules[*id as usize]))
+    }
+
+    /// Whether any rule is for protocols other than TLS.
+    pub fn wants_first_bytes(&self) -> bool {
+        !self.first_bytes.is_empty()
+    }
+
+    /// Whether any rule for TLS takes the source.
+    pub fn may_take_tls(&self, source: IpAddr) -> bool {
+        self.rules.iter().any(|rule| rule.first_bytes.is_empty() && rule.takes_source(source))
+    }
+
     /// Lists of rules whose name matches, from the most specific to rules without a name.
     fn by_specificity<'a>(&'a self, sni: Option<&'a str>) -> impl Iterator<Item = &'a [RuleId]> {
         let exact = sni.and_then(|name| self.exact.get(name));
@@ -140,7 +161,7 @@ impl RouteTable {
 impl Conditions {
     /// The first condition other than the name that does not hold.
     fn miss(&self, question: &Question<'_>) -> Option<Miss> {
-        if self.from.as_ref().is_some_and(|from| from.longest(question.source).is_none()) {
+        if !self.takes_source(question.source) {
             return Some(Miss::Source);
         }
         let wanted = |offered: &[u8]| self.alpn.iter().any(|name| **name == *offered);
@@ -150,12 +171,18 @@ impl Conditions {
         (self.tls_min > question.version && self.tls_min.is_some()).then_some(Miss::Version)
     }
 
+    fn takes_source(&self, source: IpAddr) -> bool {
+        self.from.as_ref().is_none_or(|from| from.longest(source).is_some())
+    }
+
     /// Whether every connection that `later` takes would already be taken by this rule, given that one of
     /// `later`'s names is also this rule's name.
     pub fn covers_conditions_of(&self, later: &Self) -> bool {
         let alpn = self.alpn.is_empty() || !later.alpn.is_empty() && later.alpn.iter().all(|a| self.alpn.contains(a));
         let version = self.tls_min.is_none() || self.tls_min <= later.tls_min;
-        alpn && version && self.from.is_none()
+        let spoken = self.first_bytes.is_empty() == later.first_bytes.is_empty()
+            && later.first_bytes.iter().all(|spoken| self.first_bytes.contains(spoken));
+        alpn && version && spoken && self.from.is_none()
     }
 }
 
@@ -215,5 +242,25 @@ mod tests {
         let old = Question { version: Some(TlsVersion(0x0303)), ..ask(Some("a.test")) };
         assert_eq!(table.find(&old), Err(Miss::Version));
         assert_eq!(table.find(&ask(Some("b.test"))), Err(Miss::Name));
+    }
+
+    #[test]
+    fn rules_for_other_protocols_take_no_tls_and_the_other_way_round() {
+        let mut web = rule(&[]);
+        web.first_bytes = vec![FirstBytes::Http, FirstBytes::Ssh];
+        let mut near = rule(&[]);
+        near.first_bytes = vec![FirstBytes::Ldap];
+        near.from = Some(PrefixMap::default());
+        near.from.as_mut().expect("just set").insert("10.0.0.0/8".parse().expect("prefix"), ());
+        let table = RouteTable::new(vec![web.clone(), rule(&["a.test"]), near]);
+        let (here, there) = (IpAddr::from([10, 1, 1, 1]), IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(table.find(&ask(None)), Err(Miss::Name));
+        assert_eq!(table.find_first_bytes(FirstBytes::Ssh, there), Some(0));
+        assert_eq!(table.find_first_bytes(FirstBytes::Ldap, here), Some(2));
+        assert_eq!(table.find_first_bytes(FirstBytes::Ldap, there), None);
+        assert_eq!(table.find_first_bytes(FirstBytes::Unknown, there), None);
+        assert!(table.wants_first_bytes() && table.may_take_tls(there));
+        assert!(!RouteTable::new(vec![web.clone()]).may_take_tls(there));
+        assert!(!web.covers_conditions_of(&rule(&[])) && !rule(&[]).covers_conditions_of(&web));
     }
 }

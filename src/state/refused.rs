@@ -1,0 +1,76 @@
+//! The last first-bytes that a listener refused: why, and in which pieces they came, so that an operator sees whether
+//! something on the way cuts or splits hellos. Server names are not kept: the bytes shown end before they begin.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use crate::decide::close::CloseReason;
+
+/// How many a listener keeps.
+const MOST: usize = 64;
+
+/// First bytes that were refused, or that did not come in time.
+#[derive(Clone, Debug)]
+pub struct RefusedHello {
+    /// When.
+    pub at: jiff::Timestamp,
+    /// The session, as in its record.
+    pub session: u64,
+    /// Who sent them.
+    pub client: SocketAddr,
+    /// The `end` of the record.
+    pub end: CloseReason,
+    /// Why exactly.
+    pub detail: Box<str>,
+    /// The alert that a TLS client gets for it.
+    pub alert: Option<u8>,
+    /// Bytes that came.
+    pub bytes: usize,
+    /// Reads that brought them.
+    pub reads: u16,
+    /// Sizes of the first reads.
+    pub read_sizes: Box<[u16]>,
+    /// The TLS records that they seem to hold, the first ones.
+    pub records: Box<[RecordLayout]>,
+    /// The first bytes themselves.
+    pub first: Box<[u8]>,
+}
+
+impl RefusedHello {
+    /// Records that are kept.
+    pub const MOST_RECORDS: usize = 16;
+    /// Bytes that are kept: headers, version and random of a hello, which end at the 43rd.
+    pub const MOST_FIRST: usize = 32;
+}
+
+/// The header of a TLS record.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordLayout {
+    /// Content type.
+    pub kind: u8,
+    /// Version.
+    pub version: u16,
+    /// Claimed length.
+    pub length: u16,
+}
+
+/// The last ones, the oldest first.
+#[derive(Debug, Default)]
+pub struct RefusedRing(Mutex<VecDeque<RefusedHello>>);
+
+impl RefusedRing {
+    /// Adds one; the oldest gives way.
+    pub fn push(&self, refused: RefusedHello) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.len() == MOST {
+            ring.pop_front();
+        }
+        ring.push_back(refused);
+    }
+
+    /// A copy of all.
+    pub fn list(&self) -> Vec<RefusedHello> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
