@@ -88,10 +88,8 @@ error[E002]: unknown key `wieght` in backend of [pool.shop]
 #[test]
 fn keys_that_are_not_built_are_never_suggested() {
     let config = r#"{LISTENER}
-accept-prox = 1
-[[listener.route]]
-first-byte = 1
-pool = "shop"
+rate-per-sourc = 1
+transparen = 1
 [pool.shop]
 max-connection = 1
 passiv = 1

@@ -9,10 +9,9 @@ fn parts_of_later_versions_are_refused() {
 format = "tcplog"
 target = "journal"
 [[listener]]
-name = "postgres"
-bind = ["127.0.0.1:5432"]
-protocol = "postgres"
-accept-proxy = ["10.0.0.0/8"]
+name = "https"
+bind = ["127.0.0.1:443"]
+transparent = true
 pool = "shop"
 [pool.shop]
 backends = ["shop.example.com:443"]
@@ -24,50 +23,42 @@ check = "http"
 address = "srv:_https._tcp.shop.example.com"
 "#,
         r#"
-error[E015]: `protocol = "postgres"` is not built yet
- --> a.toml:7:12
+error[E015]: `transparent` in listener `https` is not built yet
+ --> a.toml:7:1
   |
-7 | protocol = "postgres"
-  |            ^^^^^^^^^^
-  |
-  = help: this version has `tls`, `tcp`
-
-error[E015]: `accept-proxy` in listener `postgres` is not built yet
- --> a.toml:8:1
-  |
-8 | accept-proxy = ["10.0.0.0/8"]
-  | ^^^^^^^^^^^^
+7 | transparent = true
+  | ^^^^^^^^^^^
   |
   = help: this version refuses the key instead of ignoring it
 
 error[E015]: host name `shop.example.com:443` in `backends` is not built yet
-  --> a.toml:11:13
+  --> a.toml:10:13
    |
-11 | backends = ["shop.example.com:443"]
+10 | backends = ["shop.example.com:443"]
    |             ^^^^^^^^^^^^^^^^^^^^^^
    |
    = help: this version takes addresses only
 
 error[E015]: `hash` in [pool.shop] is not built yet
-  --> a.toml:12:12
+  --> a.toml:11:12
    |
-12 | [pool.shop.hash]
+11 | [pool.shop.hash]
    |            ^^^^
    |
    = help: this version refuses the key instead of ignoring it
 
 error[E015]: `check = "http"` is not built yet
-  --> a.toml:15:9
+  --> a.toml:14:9
    |
-15 | check = "http"
+14 | check = "http"
    |         ^^^^^^
    |
    = help: this version has `off`, `tcp`
 
 error[E015]: host name `srv:_https._tcp.shop.example.com` in `address` is not built yet
-  --> a.toml:17:11
+  --> a.toml:16:11
    |
-17 | address = "srv:_https._tcp.shop.example.com"
+16 | address = "srv:_https._tcp.shop.example.com"
    |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
    |
    = help: this version takes addresses only

@@ -94,10 +94,13 @@ impl Joiner {
         self.raw += count;
         let known = &self.header[..self.header_filled];
         if known[0] != HANDSHAKE {
-            if self.records > 0 || matches!(known[0], 20 | 21 | 23) && known.get(1).is_none_or(|major| *major == 3) {
-                return Err(Refusal::RecordType(known[0]));
-            }
-            return self.not_tls(bytes);
+            // Whether it is TLS at all is said by the second byte, however the two are cut.
+            let is_other_record = self.records > 0 || matches!(known[..], [20 | 21 | 23, 3, ..]);
+            return match known {
+                [20 | 21 | 23] if self.records == 0 => Ok(&bytes[count..]),
+                _ if is_other_record => Err(Refusal::RecordType(known[0])),
+                _ => self.not_tls(bytes),
+            };
         }
         if let Some(major) = known.get(1).filter(|major| **major != 3) {
             return Err(Refusal::RecordVersion(*major));
@@ -241,6 +244,7 @@ mod tests {
         refused(&[0x16, 3, 1, 0x40, 0x01], Refusal::RecordTooLong(16_385));
         refused(&[20, 3, 3, 0, 1, 1], Refusal::RecordType(20));
         refused(&[21, 3, 3, 0, 2, 1, 0], Refusal::RecordType(21));
+        refused(&[21, 0x50], Refusal::NotTls(FirstBytes::Unknown));
         refused(&[0x16, 3, 1, 0, 4, 2, 0, 0, 0], Refusal::HandshakeType(2));
         refused(&[0x16, 3, 1, 0, 2, 1, 0, 21, 3, 3, 0, 2], Refusal::RecordType(21));
     }

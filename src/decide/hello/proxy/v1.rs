@@ -36,9 +36,10 @@ fn addresses(line: &str) -> Result<Option<Addresses>, HeaderError> {
     };
     let address = |word| address(word).ok_or(HeaderError::Line("has an address that does not fit its protocol"));
     let port = |word| port(word).ok_or(HeaderError::Line("has a port that is no number from 0 to 65535"));
+    let (source, destination) = (address(source)?, address(destination)?);
     Ok(Some(Addresses {
-        source: SocketAddr::new(address(source)?, port(source_port)?),
-        destination: SocketAddr::new(address(destination)?, port(destination_port)?),
+        source: SocketAddr::new(source, port(source_port)?),
+        destination: SocketAddr::new(destination, port(destination_port)?),
     }))
 }
 
