@@ -22,6 +22,9 @@ use crate::state::RouteQuery;
 /// Most bytes that are read: more than any hello may have.
 const MOST_BYTES: u64 = 4 << 20;
 
+/// Application protocols that are listed for people.
+const MOST_PROTOCOLS: usize = 16;
+
 /// Arguments of `hello`.
 #[derive(Args, Debug)]
 pub struct HelloArgs {
@@ -83,7 +86,8 @@ impl Decoded {
         let bytes = match strip(all, &mut report) {
             Ok(rest) => rest,
             Err(why) => {
-                report["verdict"] = json!({ "outcome": "refused", "why": why, "end": "proxy_header_bad", "alert": null });
+                report["verdict"] =
+                    json!({ "outcome": "refused", "why": why, "end": "proxy_header_bad", "alert": null });
                 return Self { report, query: None };
             }
         };
@@ -94,7 +98,7 @@ impl Decoded {
             Ok(Step::NeedMore) => {
                 report["verdict"] = json!({
                     "outcome": "incomplete",
-                    "why": format!("{} handshake bytes so far: sluice waits until hello-timeout", joiner.handshake_bytes()),
+                    "why": format!("{} so far: sluice waits until hello-timeout", joiner.progress()),
                     "end": "hello_timeout",
                     "alert": null,
                 });
@@ -216,7 +220,9 @@ fn extension(kind: u16, data: &[u8]) -> Value {
     let groups = |bytes: &[u8]| pairs(bytes).map(words::group).collect::<Vec<_>>().join(" ");
     let says = match kind {
         10 => Some(groups(data.get(2..).unwrap_or_default())),
-        43 => Some(pairs(data.get(1..).unwrap_or_default()).map(|one| format!("{one:#06x}")).collect::<Vec<_>>().join(" ")),
+        43 => Some(
+            pairs(data.get(1..).unwrap_or_default()).map(|one| format!("{one:#06x}")).collect::<Vec<_>>().join(" "),
+        ),
         51 => Some(shares(data.get(2..).unwrap_or_default())),
         _ => None,
     };
@@ -259,7 +265,8 @@ fn text(report: &Value) -> String {
     }
     for record in report["records"].as_array().into_iter().flatten() {
         let [name, version, length] = ["name", "version", "length"].map(|key| plain(&record[key]));
-        let cut = if record["there"] == record["length"] { String::new() } else { format!(", {} there", record["there"]) };
+        let cut =
+            if record["there"] == record["length"] { String::new() } else { format!(", {} there", record["there"]) };
         line("record", format!("{name}, version {version}, {length} bytes{cut}"));
     }
     let verdict = &report["verdict"];
@@ -273,19 +280,28 @@ fn text(report: &Value) -> String {
             line(label, plain(&hello[key]));
         }
         let alpn: Vec<String> = hello["alpn"].as_array().into_iter().flatten().map(plain).collect();
-        line("alpn", if alpn.is_empty() { "-".to_owned() } else { alpn.join(",") });
+        let more = if alpn.len() > MOST_PROTOCOLS {
+            format!(" and {} more", alpn.len() - MOST_PROTOCOLS)
+        } else {
+            String::new()
+        };
+        let shown = alpn[..alpn.len().min(MOST_PROTOCOLS)].join(",");
+        line("alpn", if alpn.is_empty() { "-".to_owned() } else { shown + &more });
         line("ech", plain(&hello["ech"]));
         line("post-quantum", plain(&hello["pq"]));
         line("handshake", format!("{} bytes, {} behind it", report["handshake_bytes"], report["bytes_behind"]));
-        line("legacy", format!("{}, session id of {} bytes", plain(&hello["legacy_version"]), hello["session_id_bytes"]));
+        line(
+            "legacy",
+            format!("{}, session id of {} bytes", plain(&hello["legacy_version"]), hello["session_id_bytes"]),
+        );
+        for entry in hello["extensions"].as_array().into_iter().flatten() {
+            let says = entry["says"].as_str().map_or_else(String::new, |says| format!(": {says}"));
+            line("extension", format!("{} {}, {} bytes{says}", entry["id"], plain(&entry["name"]), entry["bytes"]));
+        }
         for (label, key) in [("cipher", "cipher_suites"), ("signature", "signature_algorithms")] {
             for entry in hello[key].as_array().into_iter().flatten() {
                 line(label, format!("{} {}", plain(&entry["id"]), plain(&entry["name"])));
             }
-        }
-        for entry in hello["extensions"].as_array().into_iter().flatten() {
-            let says = entry["says"].as_str().map_or_else(String::new, |says| format!(": {says}"));
-            line("extension", format!("{} {}, {} bytes{says}", entry["id"], plain(&entry["name"]), entry["bytes"]));
         }
     }
     if let Some(route) = report.get("route") {

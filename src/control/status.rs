@@ -158,7 +158,7 @@ fn refused_status(listener: &str, refused: &RefusedHello) -> Value {
         .iter()
         .map(|record| json!({ "type": record.kind, "version": format!("{:#06x}", record.version), "length": record.length }))
         .collect();
-    let first: String = refused.first.iter().map(|byte| format!("{byte:02x}")).collect();
+    let first = refused.first.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     json!({
         "time": format!("{:.3}", refused.at),
         "session": format!("{:016x}", refused.session),

@@ -86,11 +86,12 @@ pub async fn hello(
     loop {
         let bytes = client.bytes();
         // What a rule may take is not refused before it is sure to be something else.
-        let other = if seen == 0 && listener.routes_first_bytes() && bytes.first().is_some_and(|byte| *byte != HANDSHAKE) {
-            recognise(bytes)
-        } else {
-            Recognised::Certain(FirstBytes::Unknown)
-        };
+        let other =
+            if seen == 0 && listener.routes_first_bytes() && bytes.first().is_some_and(|byte| *byte != HANDSHAKE) {
+                recognise(bytes)
+            } else {
+                Recognised::Certain(FirstBytes::Unknown)
+            };
         if let Recognised::Certain(spoken) = other {
             if spoken != FirstBytes::Unknown
                 && let Some(result) = by_first_bytes(listener, session, client, spoken)
@@ -113,7 +114,13 @@ pub async fn hello(
                 return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
             }
         }
-        client.more(worker, session, deadline).await?;
+        client.more(worker, session, deadline).await.map_err(|stop| match &stop.detail {
+            Some(detail) if seen > 0 => {
+                let detail = format!("{detail}, {} in {} records", joiner.progress(), joiner.records());
+                stop.because(detail)
+            }
+            _ => stop,
+        })?;
     }
 }
 

@@ -37,7 +37,8 @@ fn same(a: &Outcome, b: &Outcome) -> bool {
     match (a, b) {
         (Some(Err(Refusal::NotTls(_))), Some(Err(Refusal::NotTls(_)))) => true,
         // All at once, the limit of raw bytes is looked at after everything else.
-        (Some(_), Some(Err(Refusal::TooManyRawBytes { .. }))) | (Some(Err(Refusal::TooManyRawBytes { .. })), Some(_)) => true,
+        (Some(_), Some(Err(Refusal::TooManyRawBytes { .. })))
+        | (Some(Err(Refusal::TooManyRawBytes { .. })), Some(_)) => true,
         _ => a == b,
     }
 }

@@ -80,9 +80,12 @@ impl Joiner {
         self.records
     }
 
-    /// Handshake bytes so far, those of a record that follows the message included.
-    pub const fn handshake_bytes(&self) -> usize {
-        self.handshake
+    /// How far an incomplete message has come, in words.
+    pub fn progress(&self) -> String {
+        match self.claimed() {
+            Some(claimed) => format!("{} of {claimed} handshake bytes", self.handshake),
+            None => format!("{} handshake bytes", self.handshake),
+        }
     }
 
     /// Moves bytes into the record header and checks what is known of it, byte by byte, so that a refusal does

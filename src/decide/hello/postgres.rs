@@ -75,7 +75,7 @@ impl fmt::Display for OpeningError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Length(length) => write!(f, "start-up packet of {length} bytes"),
-            Self::Code(code) => write!(f, "start-up packet with code {:#010x}", code),
+            Self::Code(code) => write!(f, "start-up packet with code {code:#010x}"),
         }
     }
 }
@@ -102,7 +102,11 @@ pub fn opening(bytes: &[u8]) -> Opening {
         SSL_CODE if bytes_claimed == HEAD => Opening::Request(Request::Ssl),
         GSS_CODE if bytes_claimed == HEAD => Opening::Request(Request::Gss),
         CANCEL_CODE if CANCEL_LENGTHS.contains(&bytes_claimed) => {
-            if bytes.len() < bytes_claimed { Opening::NeedMore } else { Opening::Cancel { length: bytes_claimed } }
+            if bytes.len() < bytes_claimed {
+                Opening::NeedMore
+            } else {
+                Opening::Cancel { length: bytes_claimed }
+            }
         }
         SSL_CODE | GSS_CODE | CANCEL_CODE => Opening::Refused(OpeningError::Length(length)),
         _ if !(HEAD..=MOST_START_UP).contains(&bytes_claimed) => Opening::Refused(OpeningError::Length(length)),
@@ -271,7 +275,7 @@ mod tests {
         for (bytes, want) in table {
             assert_eq!(ssl_answer(bytes), want, "{}", bytes.escape_ascii());
         }
-        let endless = [b"E".as_slice(), &[b'x'; 100_000]].concat();
+        let endless = [b"E".as_slice(), &vec![b'x'; 100_000]].concat();
         assert!(matches!(ssl_answer(&endless), SslAnswer::Error(text) if text.len() == MOST_ERROR_TEXT));
     }
 }

@@ -1,6 +1,6 @@
 //! Version 2: sixteen bytes, addresses, and fields. What is known to be wrong is refused before the rest has come.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Addresses, Cloud, Header, HeaderError, MOST_V2, SIGNATURE, Tlvs, Version};
 
@@ -50,30 +50,27 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 
 fn split_addresses(family: u8, body: &[u8]) -> Result<(Option<Addresses>, &[u8]), HeaderError> {
     match family >> 4 {
-        1 => {
-            let (block, fields) = body.split_first_chunk::<12>().ok_or(HeaderError::Addresses)?;
-            let [a, b, c, d, e, f, g, h, ports @ ..] = *block;
-            let (source, destination) = (Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h));
-            Ok((Some(with_ports(source.into(), destination.into(), ports)), fields))
-        }
-        2 => {
-            let (source, rest) = body.split_first_chunk::<16>().ok_or(HeaderError::Addresses)?;
-            let (destination, rest) = rest.split_first_chunk::<16>().ok_or(HeaderError::Addresses)?;
-            let (ports, fields) = rest.split_first_chunk::<4>().ok_or(HeaderError::Addresses)?;
-            let (source, destination) = (Ipv6Addr::from(*source), Ipv6Addr::from(*destination));
-            Ok((Some(with_ports(source.into(), destination.into(), *ports)), fields))
-        }
+        1 => inet(body, |bytes: [u8; 4]| Ipv4Addr::from(bytes).into()),
+        2 => inet(body, |bytes: [u8; 16]| Ipv6Addr::from(bytes).into()),
         // A unix socket has no address that could count as a client's.
         3 => Ok((None, body.split_at_checked(216).ok_or(HeaderError::Addresses)?.1)),
         _ => Ok((None, body)),
     }
 }
 
-fn with_ports(source: std::net::IpAddr, destination: std::net::IpAddr, ports: [u8; 4]) -> Addresses {
-    Addresses {
-        source: SocketAddr::new(source, u16::from_be_bytes([ports[0], ports[1]])),
-        destination: SocketAddr::new(destination, u16::from_be_bytes([ports[2], ports[3]])),
-    }
+/// Two addresses of `N` bytes and two ports, and what follows them.
+fn inet<const N: usize>(
+    body: &[u8],
+    address: fn([u8; N]) -> IpAddr,
+) -> Result<(Option<Addresses>, &[u8]), HeaderError> {
+    let (source, rest) = body.split_first_chunk::<N>().ok_or(HeaderError::Addresses)?;
+    let (destination, rest) = rest.split_first_chunk::<N>().ok_or(HeaderError::Addresses)?;
+    let (ports, fields) = rest.split_first_chunk::<4>().ok_or(HeaderError::Addresses)?;
+    let addresses = Addresses {
+        source: SocketAddr::new(address(*source), u16::from_be_bytes([ports[0], ports[1]])),
+        destination: SocketAddr::new(address(*destination), u16::from_be_bytes([ports[2], ports[3]])),
+    };
+    Ok((Some(addresses), fields))
 }
 
 fn read_fields(whole: &[u8], mut rest: &[u8]) -> Result<Tlvs, HeaderError> {
