@@ -23,6 +23,7 @@ pub mod hello;
 pub mod plan;
 pub mod pump;
 pub mod servers;
+pub mod tools;
 
 pub use backend::{Backend, deaf};
 

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use super::{DEADLINE, TempDir, eventually};
 
+pub mod openssl;
 pub mod postgres;
 
 /// A command for a program that has to be there.
@@ -116,9 +117,15 @@ pub struct Certificate {
 impl Certificate {
     #[track_caller]
     pub fn for_name(name: &str) -> Self {
+        Self::new(name, &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+    }
+
+    /// With a key of another kind, in the words of `openssl req -newkey`.
+    #[track_caller]
+    pub fn new(name: &str, key: &[&str]) -> Self {
         let dir = TempDir::new();
         let mut openssl = program("/usr/bin/openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        openssl.args(["req", "-x509", "-nodes", "-days", "2", "-newkey"]).args(key);
         openssl.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")]);
         openssl.arg("-keyout").arg(dir.path().join("key.pem")).arg("-out").arg(dir.path().join("certificate.pem"));
         printed(&mut openssl);
