@@ -109,11 +109,7 @@ impl Decoded {
                 let message = joined(bytes);
                 match ClientHello::parse(&message) {
                     Err(refusal) => Self::refused(report, refusal),
-                    Ok(hello) => {
-                        let used = list.iter().take(joiner.records() as usize);
-                        let raw: usize = used.map(|record| 5 + record.payload.len()).sum();
-                        Self::valid(report, &hello, &message, raw, joiner.records(), bytes.len() - raw)
-                    }
+                    Ok(hello) => Self::valid(report, &hello, &message, joiner.records(), bytes.len()),
                 }
             }
         }
@@ -130,15 +126,8 @@ impl Decoded {
         Self { report, query: None }
     }
 
-    fn valid(
-        mut report: Value,
-        hello: &ClientHello<'_>,
-        message: &[u8],
-        raw: usize,
-        records: u32,
-        behind: usize,
-    ) -> Self {
-        let arrival = Arrival { bytes: raw as u32, records: records as u16, segments: 1 };
+    fn valid(mut report: Value, hello: &ClientHello<'_>, message: &[u8], records: u32, bytes: usize) -> Self {
+        let arrival = Arrival::of(message.len(), records, 1);
         let facts = HelloFacts::of(hello, arrival);
         let names: Vec<String> = hello.alpn.iter().map(|name| name.escape_ascii().to_string()).collect();
         report["verdict"] = json!({
@@ -148,7 +137,7 @@ impl Decoded {
             "alert": null,
         });
         report["handshake_bytes"] = message.len().into();
-        report["bytes_behind"] = behind.into();
+        report["bytes_behind"] = bytes.saturating_sub(arrival.bytes as usize).into();
         report["hello"] = json!({
             "sni": facts.sni,
             "sni_as_sent": hello.server_name_wire.map(|name| name.escape_ascii().to_string()),

@@ -102,15 +102,16 @@ pub async fn hello(
             if seen == 0
                 && let Some(message) = single_record(bytes, limits)
             {
-                let (pool, header) = read_hello(listener, session, message, client.reads(), bytes.len(), 1)?;
+                let (pool, header) =
+                    read_hello(listener, session, message, Arrival::of(message.len(), 1, client.reads()))?;
                 return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
             }
             let step = joiner.push(&bytes[seen..]).map_err(|refusal| refused(listener, refusal))?;
             seen = bytes.len();
             if step == Step::Complete {
                 let message = joined(bytes);
-                let (pool, header) =
-                    read_hello(listener, session, &message, client.reads(), bytes.len(), joiner.records())?;
+                let arrival = Arrival::of(message.len(), joiner.records(), client.reads());
+                let (pool, header) = read_hello(listener, session, &message, arrival)?;
                 return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
             }
         }
@@ -151,14 +152,10 @@ fn read_hello(
     listener: &ListenerView,
     session: &Session,
     message: &[u8],
-    segments: u16,
-    raw: usize,
-    records: u32,
+    arrival: Arrival,
 ) -> Result<(PoolId, Vec<u8>), Stop> {
     let hello = ClientHello::parse(message)?;
     let took = session.started.elapsed();
-    let records = u16::try_from(records).unwrap_or(u16::MAX);
-    let arrival = Arrival { bytes: raw as u32, records, segments };
     {
         let mut facts = session.facts.borrow_mut();
         facts.hello = Some(Box::new(HelloFacts::of(&hello, arrival)));
@@ -167,7 +164,7 @@ fn read_hello(
     let shard = session.listener.shard();
     shard.hello_ok.add(1);
     shard.hello_seconds.observe(took.as_secs_f64());
-    shard.hello_bytes.observe(raw as f64);
+    shard.hello_bytes.observe(f64::from(arrival.bytes));
     shard.count_traits(&hello, arrival);
     let pool = route(listener, session, Some(&hello))?;
     let header = proxy_header::outgoing(session, listener.pools[pool].pool.config.send_proxy, Some(&hello));

@@ -117,12 +117,20 @@ impl fmt::Display for Escaped<'_> {
 /// How a hello came in: sizes of the wire, which say whether something on the way cuts or splits hellos.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Raw bytes, record headers included, and whatever came with its last segment.
+    /// Its raw bytes: the message and the headers of its records.
     pub bytes: u32,
     /// Records that carried it.
     pub records: u16,
     /// Reads that it took: segments, or more than one of them at once.
     pub segments: u16,
+}
+
+impl Arrival {
+    /// A message of `message` bytes that came in so many records and reads.
+    pub fn of(message: usize, records: u32, segments: u16) -> Self {
+        let bytes = message as u32 + 5 * records;
+        Self { bytes, records: u16::try_from(records).unwrap_or(u16::MAX), segments }
+    }
 }
 
 /// The facts of a hello that outlive its bytes, for the record.
