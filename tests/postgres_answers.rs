@@ -89,7 +89,7 @@ fn body() -> String {
     let mut pools = String::new();
     for (port, Refuser { name, .. }) in ports() {
         for (sni, pool) in
-            [(format!("{name}.test"), format!("{name}")), (format!("{name}.or.test"), format!("{name}-or"))]
+            [(format!("{name}.test"), (*name).to_owned()), (format!("{name}.or.test"), format!("{name}-or"))]
         {
             // Writing into a string cannot fail.
             let _ = write!(body, "[[listener.route]]\nsni = [\"{sni}\"]\npool = \"{pool}\"\n");

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -296,6 +297,50 @@ fn cancel_request_goes_to_each_server_on_which_its_source_has_sessions() {
 }
 
 #[test]
+fn cancel_request_counts_as_sent_when_one_server_takes_it_and_goes_to_eight_at_most() {
+    let address = own_loopback();
+    let mut body = "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{ip}:5432\"]\n".to_owned();
+    let mut servers = Vec::new();
+    let mut pools = String::new();
+    for port in 1001..=1011 {
+        // Writing into a string cannot fail.
+        let _ = write!(body, "[[listener.route]]\nsni = [\"{port}.test\"]\npool = \"{port}\"\n");
+        let _ = write!(pools, "[pool.{port}]\nbackends = [\"{{ip}}:{port}\"]\n");
+        servers.push(Scripted::start((address, port), Answer::Serves("server")));
+    }
+    let daemon = Daemon::start_on(address, &(body + &pools), "workers = 2", |command| command);
+    let session = |port: u16| {
+        let mut client = Client::new(daemon.at(5432)).asked();
+        client.say(&hello(&format!("{port}.test")));
+        client.expect(b"server");
+        client
+    };
+    let cancel = |known: usize| {
+        let mut client = Client::new(daemon.at(5432));
+        client.say(&cancel_request(4));
+        client.expect_silence();
+        drop(client);
+        let record = daemon.wait_for_records(known + 1)[known].clone();
+        (record["end"].as_str().unwrap().to_owned(), record["detail"].as_str().unwrap().to_owned())
+    };
+    let mut sessions = vec![session(1001), session(1002)];
+    servers[0].stop();
+    assert_eq!(cancel(0), ("done".to_owned(), "cancel request sent to 1 of 2 backends".to_owned()));
+    servers[1].stop();
+    assert_eq!(cancel(1), ("connect_refused".to_owned(), "cancel request: none of 2 backends took it".to_owned()));
+    assert_eq!((cancels(&daemon, "sent"), cancels(&daemon, "failed")), (1.0, 1.0));
+    // Their sessions go; one with each of the nine others comes.
+    drop(sessions);
+    daemon.wait_for_records(4);
+    servers.drain(..2);
+    sessions = (1003..=1011).map(session).collect();
+    assert_eq!(cancel(4), ("done".to_owned(), "cancel request sent to 8 of 8 backends".to_owned()));
+    let heard: Vec<usize> = servers.iter().map(|server| server.heard().len()).collect();
+    assert_eq!(heard.iter().sum::<usize>(), 9 + 8, "{heard:?}");
+    drop(sessions);
+}
+
+#[test]
 fn cancel_request_without_sessions_contacts_nobody_and_too_many_are_not_looked_at() {
     // A worker counts by itself.
     let bench = Bench::start("workers = 1");
@@ -315,7 +360,9 @@ fn cancel_request_without_sessions_contacts_nobody_and_too_many_are_not_looked_a
     let most = 180;
     let begun = Instant::now();
     let mut flood: Vec<Client> = (0..most).map(|_| Client::new(bench.at)).collect();
-    flood.iter_mut().for_each(|client| client.say(&cancel_request(4)));
+    for client in &mut flood {
+        client.say(&cancel_request(4));
+    }
     assert!(flood.iter_mut().all(|client| client.rest().is_empty()));
     drop(flood);
     let (took, limited) = (begun.elapsed().as_secs_f64(), bench.cancels("rate_limited"));

@@ -75,20 +75,20 @@ impl Cluster {
         record
     }
 
-    /// A client gets an error with this text soon, and nothing else is tried after it.
-    #[track_caller]
-    fn check_error(&self, client: &mut Command, text: &str) {
-        let begun = Instant::now();
-        let said = answer(&finish(client)).expect_err("no connection");
-        // The hello-timeout is 5 s: whoever waits for that hangs.
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: {said}", begun.elapsed());
-        assert!(said.contains(text), "{said}");
-    }
-
     fn cancels(&self, result: &str) -> f64 {
         let labels = format!("{{listener=\"databases\",result=\"{result}\"}}");
         self.daemon.metric(&format!("sluice_postgres_cancels_total{labels}"))
     }
+}
+
+/// A client gets an error with this text soon, and nothing else is tried after it.
+#[track_caller]
+fn check_error(client: &mut Command, text: &str) {
+    let begun = Instant::now();
+    let said = answer(&finish(client)).expect_err("no connection");
+    // The hello-timeout is 5 s: whoever waits for that hangs.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: {said}", begun.elapsed());
+    assert!(said.contains(text), "{said}");
 }
 
 const TLS_REQUIRED: &str = "FATAL:  TLS required: connect with sslmode=require or stronger";
@@ -115,7 +115,7 @@ fn clients_of_both_generations_reach_the_server_they_name() {
     // The certificate is the server's own: that of another does not pass for it.
     let mut stranger = psql(at, "verify-full", WHO);
     stranger.env("PGSSLROOTCERT", cluster.servers[1].certificate());
-    cluster.check_error(naming(&mut stranger, "one.db.test", at), "certificate verify failed");
+    check_error(naming(&mut stranger, "one.db.test", at), "certificate verify failed");
 
     // GSSENCRequest first, as clients with Kerberos credentials send it, then TLS on the same connection.
     let script = "
@@ -144,7 +144,7 @@ fn clients_without_tls_or_without_a_name_are_told_so_and_do_not_hang() {
     let cluster = Cluster::start(&[("one", Build::Debian)]);
     let at = cluster.at;
     for (known, mut client) in [psql(at, "disable", WHO), psycopg(at, "disable", ASK)].into_iter().enumerate() {
-        cluster.check_error(naming(&mut client, "one.db.test", at), TLS_REQUIRED);
+        check_error(naming(&mut client, "one.db.test", at), TLS_REQUIRED);
         let record = cluster.daemon.wait_for_records(known + 1)[known].clone();
         assert_eq!((&record["end"], &record["detail"]), (&"not_tls".into(), &"start-up packet without TLS".into()));
         assert_eq!((&record["pool"], &record["tries"]), (&Value::Null, &0.into()), "{record}");
@@ -155,11 +155,11 @@ fn clients_without_tls_or_without_a_name_are_told_so_and_do_not_hang() {
     assert_eq!((&records[2]["end"], &records[3]["backend"]), (&"not_tls".into(), &"one".into()), "{records:?}");
 
     // Clients that are given an address send no name, and those that only prefer TLS then try without it.
-    cluster.check_error(&mut psql(at, "require", WHO), "unrecognized name");
-    cluster.check_error(&mut psql(at, "prefer", WHO), TLS_REQUIRED);
-    cluster.check_error(&mut psycopg(at, "prefer", ASK), TLS_REQUIRED);
+    check_error(&mut psql(at, "require", WHO), "unrecognized name");
+    check_error(&mut psql(at, "prefer", WHO), TLS_REQUIRED);
+    check_error(&mut psycopg(at, "prefer", ASK), TLS_REQUIRED);
     let mut nobody = psycopg(at, "require", ASK);
-    cluster.check_error(naming(&mut nobody, "nobody.db.test", at), "unrecognized name");
+    check_error(naming(&mut nobody, "nobody.db.test", at), "unrecognized name");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn version_17_takes_tls_in_both_ways() {
     // Direct TLS is never turned into a request: version 15 does not know it and closes, and nobody hangs.
     let mut client = psycopg(cluster.at, "require", ASK);
     client.env("PGSSLNEGOTIATION", "direct");
-    cluster.check_error(naming(&mut client, "fifteen.db.test", cluster.at), "SSL");
+    check_error(naming(&mut client, "fifteen.db.test", cluster.at), "SSL");
 }
 
 #[test]

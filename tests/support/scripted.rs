@@ -63,11 +63,18 @@ impl Scripted {
                 all.push(Heard::default());
                 all.len() - 1
             };
-            // A reset ends what is heard as well as FIN does.
-            let _ = Ear { stream, heard: &kept, place }.serve(answer);
+            let mut ear = Ear { stream, heard: &kept, place };
+            // A reset ends what is heard as well as FIN does. Noted before our side closes: the other may wait for that.
+            let _ = ear.serve(answer);
             kept.lock().unwrap()[place].ended = true;
+            drop(ear);
         });
         Self { backend, heard }
+    }
+
+    /// Stops listening; connections go on.
+    pub fn stop(&mut self) {
+        self.backend.stop();
     }
 
     /// What each connection brought so far, in the order of their coming.
