@@ -22,6 +22,7 @@ pub mod backend;
 pub mod hello;
 pub mod plan;
 pub mod pump;
+pub mod scripted;
 pub mod servers;
 pub mod tools;
 

