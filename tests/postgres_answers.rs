@@ -196,3 +196,41 @@ fn with_a_single_pool_a_cancel_request_still_finds_the_sessions_of_its_source() 
     };
     assert_eq!((count("sent"), count("no_session")), (1.0, 1.0));
 }
+
+#[test]
+fn cancel_request_finds_sessions_whose_pool_a_reload_renamed() {
+    let address = own_loopback();
+    let backend = Scripted::start((address, 1001), Answer::Serves("a"));
+    let body = |pool: &str| {
+        format!(
+            "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{{ip}}:5432\"]\n\
+             [[listener.route]]\nsni = [\"a.test\"]\npool = \"{pool}\"\n[pool.{pool}]\nbackends = [\"{{ip}}:1001\"]\n"
+        )
+    };
+    let daemon = Daemon::start_on(address, &body("old"), "", |command| command);
+    let mut session = Client::new(daemon.at(5432)).asked();
+    session.say(&client_hello(Some("a.test"), &[]));
+    session.expect(b"a");
+    daemon.write_config(&body("new"), "");
+    daemon.reload();
+    let mut client = Client::new(daemon.at(5432));
+    client.say(&cancel_request(4));
+    client.expect_silence();
+    assert_eq!(backend.heard().iter().filter(|one| one.bytes == cancel_request(4)).count(), 1);
+}
+
+#[test]
+fn text_of_an_error_that_comes_in_pieces_is_whole_in_the_record() {
+    let address = own_loopback();
+    let (front, back) = ERROR.split_at(7);
+    let _server = Scripted::start((address, 1001), Answer::SaysInPieces(front, back));
+    let body = "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{ip}:5432\"]\n\
+         [[listener.route]]\nsni = [\"a.test\"]\npool = \"a\"\n[pool.a]\nbackends = [\"{ip}:1001\"]\n";
+    let daemon = Daemon::start_on(address, body, "", |command| command);
+    let mut client = Client::new(daemon.at(5432)).asked();
+    client.say(&client_hello(Some("a.test"), &[]));
+    assert_eq!(alert_of(&client.rest()), Some(80));
+    let record = daemon.wait_for_records(1)[0].clone();
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.contains("the database system is starting up (SQLSTATE 57P03)"), "{record}");
+}

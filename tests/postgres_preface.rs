@@ -345,8 +345,8 @@ fn cancel_request_counts_as_sent_when_one_server_takes_it_and_goes_to_eight_at_m
 
 #[test]
 fn cancel_request_without_sessions_contacts_nobody_and_too_many_are_not_looked_at() {
-    // A worker counts by itself.
-    let bench = Bench::start("workers = 1");
+    // The rate is the source's, however many workers its connections meet.
+    let bench = Bench::start("workers = 4");
     // One whose sessions are over has none.
     let mut client = Client::new(bench.at).asked();
     client.say(&hello("a.test"));
@@ -357,7 +357,7 @@ fn cancel_request_without_sessions_contacts_nobody_and_too_many_are_not_looked_a
     client.say(&cancel_request(4));
     client.expect_silence();
     drop(client);
-    bench.next_record(1, "no_backend", "cancel request of a source that has no sessions here");
+    bench.next_record(1, "no_route", "cancel request of a source that has no sessions here");
     assert_eq!(bench.cancels("no_session"), 1.0);
 
     let most = 180;

@@ -169,7 +169,7 @@ fn read_route(
     let by_first_bytes = section.has("first-bytes");
     if protocol == Protocol::Tcp {
         for key in ["sni", "alpn", "tls-min", "first-bytes"].into_iter().filter(|key| section.has(key)) {
-            let message = format!("`{key}` in {title} needs protocol tls");
+            let message = format!("`{key}` in {title} needs protocol tls or postgres");
             problems.add(Code::Conflict, section.key_place(key), message);
         }
     } else if by_first_bytes {
@@ -242,7 +242,7 @@ fn read_route(
             let reject = reject?;
             let deaf = protocol == Protocol::Tcp || protocol == Protocol::Tls && by_first_bytes;
             if deaf && reject.value == "alert" {
-                let message = format!("`reject = \"alert\"` in {title} needs protocol tls");
+                let message = format!("`reject = \"alert\"` in {title} needs protocol tls or postgres");
                 problems.add(Code::Conflict, reject.place, message).hint("use \"reset\" or \"close\"");
             }
             RouteTarget::Reject(reject_named(reject.value))

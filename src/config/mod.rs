@@ -200,8 +200,12 @@ pub struct Listener {
 
 impl Listener {
     /// The pool that every connection of a PostgreSQL listener goes to, if there is only one: the name is not needed.
+    /// A route for sessions without TLS says that not everybody may have them, wherever it leads.
     pub fn only_pool(&self) -> Option<PoolId> {
-        let same = |pool: &PoolId| self.routes.iter().all(|route| route.target == RouteTarget::Pool(*pool));
+        let leads = |route: &Route, pool: PoolId| {
+            route.target == RouteTarget::Pool(pool) && route.conditions.first_bytes.is_empty()
+        };
+        let same = |pool: &PoolId| self.routes.iter().all(|route| leads(route, *pool));
         self.pool.filter(|pool| self.protocol == Protocol::Postgres && same(pool))
     }
 }

@@ -1,7 +1,7 @@
 //! What the status socket says, as data: the same for HTTP and JSON lines.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -145,7 +145,7 @@ pub fn refused(control: &Control, listener: Option<&str>) -> Option<Value> {
         return None;
     }
     let chosen = snapshot.listeners.iter().filter(|one| listener.is_none_or(|name| *one.config.name == *name));
-    let mut list: Vec<(&str, RefusedHello)> = chosen
+    let mut list: Vec<(&str, Arc<RefusedHello>)> = chosen
         .flat_map(|one| one.state.refused.list().into_iter().map(move |refused| (&*one.config.name, refused)))
         .collect();
     list.sort_by_key(|(_, refused)| refused.at);

@@ -120,7 +120,21 @@ impl CloseReason {
         self as usize
     }
 
-    /// Whether the first bytes were refused, or did not come in time: such ends can come in floods.
+    /// Whether a client alone can bring it about, as often as it likes and without any backend: such ends come in floods.
+    pub const fn may_flood(self) -> bool {
+        self.is_of_first_bytes()
+            || matches!(
+                self,
+                Self::ClientGone
+                    | Self::SourceDenied
+                    | Self::RateLimited
+                    | Self::LimitReached
+                    | Self::NoRoute
+                    | Self::RouteRejected
+            )
+    }
+
+    /// Whether the first bytes were refused, or did not come in time.
     pub const fn is_of_first_bytes(self) -> bool {
         matches!(
             self,

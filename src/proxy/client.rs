@@ -20,7 +20,7 @@ pub const MOST_READS: usize = 16;
 
 /// The language in which a refusal is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tongue {
+pub enum RefusalLanguage {
     /// TLS alerts.
     Tls,
     /// PostgreSQL's error packets: before TLS has begun.
@@ -34,7 +34,7 @@ pub enum Tongue {
 pub struct Client {
     socket: ClientSocket,
     /// How a refusal is told.
-    pub tongue: Tongue,
+    pub language: RefusalLanguage,
     bytes: Vec<u8>,
     reads: u16,
     read_sizes: [u16; MOST_READS],
@@ -53,8 +53,8 @@ enum ClientSocket {
 
 impl Client {
     /// Wraps a fresh socket.
-    pub const fn new(socket: Socket, tongue: Tongue) -> Self {
-        Self { socket: ClientSocket::Raw(socket), tongue, bytes: Vec::new(), reads: 0, read_sizes: [0; MOST_READS] }
+    pub const fn new(socket: Socket, language: RefusalLanguage) -> Self {
+        Self { socket: ClientSocket::Raw(socket), language, bytes: Vec::new(), reads: 0, read_sizes: [0; MOST_READS] }
     }
 
     /// What it has sent and nobody has taken yet.
@@ -67,9 +67,11 @@ impl Client {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Takes the first `count` bytes, which were for us.
+    /// Takes the first `count` bytes, which were for us: what follows begins anew, with one read if it is there.
     pub fn consume(&mut self, count: usize) {
         self.bytes.drain(..count);
+        self.reads = u16::from(!self.bytes.is_empty());
+        self.read_sizes[0] = self.bytes.len() as u16;
     }
 
     /// Reads that brought bytes.

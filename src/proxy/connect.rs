@@ -16,7 +16,7 @@ use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::Tried;
 use crate::decide::close::CloseReason;
-use crate::decide::hello::postgres::{SSL_REQUEST, SslAnswer, ssl_answer};
+use crate::decide::hello::postgres::{SSL_REQUEST, SslAnswer, is_whole_answer, ssl_answer};
 use crate::state::ConnectError;
 use crate::sys::clock::coarse_ms;
 use crate::sys::socket;
@@ -33,7 +33,7 @@ pub struct Connected {
 }
 
 /// What is written to a backend first.
-struct Opening {
+struct FirstWrite {
     /// Ours, and the client's bytes behind it unless the backend must answer first.
     bytes: Vec<u8>,
     /// How many of them are ours.
@@ -42,7 +42,7 @@ struct Opening {
     after_answer: Option<Vec<u8>>,
 }
 
-impl Opening {
+impl FirstWrite {
     fn of(inspected: Inspected) -> Self {
         let Inspected { bytes: client, mut header, asks_for_tls, .. } = inspected;
         if asks_for_tls {
@@ -77,7 +77,7 @@ pub async fn connect(
     pool: &PoolView,
     inspected: Inspected,
 ) -> Result<Connected, Stop> {
-    let opening = Opening::of(inspected);
+    let first = FirstWrite::of(inspected);
     let mut tried = Tried::default();
     let mut last_failure: Option<Stop> = None;
     while tried.count() < pool.pool.config.connect_tries {
@@ -90,8 +90,8 @@ pub async fn connect(
             facts.tries = tried.count();
             facts.seat = Some(seat);
         }
-        match attempt(worker, session, pool, &backend, &opening).await {
-            Ok((stream, sent)) => return Ok(Connected { stream, unsent: opening.into_unsent(sent), sent }),
+        match attempt(worker, session, pool, &backend, &first).await {
+            Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
             // The backend went down while we waited for it: that is one more failure, not the end of the session.
             Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
             Err(Failure::Ordered(reason)) => return Err(reason.into()),
@@ -124,7 +124,7 @@ async fn attempt(
     session: &Session,
     pool: &PoolView,
     brief: &BackendBrief,
-    opening: &Opening,
+    first: &FirstWrite,
 ) -> Result<(TcpStream, usize), Failure> {
     let begun = Instant::now();
     let timeout = pool.pool.config.connect_timeout;
@@ -134,22 +134,22 @@ async fn attempt(
     let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
     let mut sent = 0;
     let mut connected = None;
-    if !opening.bytes.is_empty() {
+    if !first.bytes.is_empty() {
         // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
         // Past the runtime, which knows of no readiness yet.
-        match socket::send_now(&stream, &opening.bytes) {
+        match socket::send_now(&stream, &first.bytes) {
             Ok(count) => {
                 sent = count;
-                connected = Some(begun.elapsed());
+                connected = Some(Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(sorted(error)),
         }
     }
     // Until it is established and what we say ourselves is gone; what is left of the client's bytes is the flow's.
-    while connected.is_none() || sent < opening.ours {
+    while connected.is_none() || sent < first.ours {
         deadline.wait(worker, session, stream.writable()).await?;
-        let rest = &opening.bytes[sent..];
+        let rest = &first.bytes[sent..];
         let result = if rest.is_empty() {
             // Nothing to write yet: ask the socket what became of it (connect(2), EINPROGRESS).
             stream.take_error().map(|error| error.map_or(Ok(0), Err)).and_then(|result| result)
@@ -159,17 +159,19 @@ async fn attempt(
         match result {
             Ok(count) => {
                 sent += count;
-                connected.get_or_insert_with(|| begun.elapsed());
+                connected.get_or_insert_with(Instant::now);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(sorted(error)),
         }
     }
-    let sent = match &opening.after_answer {
-        None => sent - opening.ours,
+    let connected = connected.unwrap_or(begun);
+    let mut sent_at = connected;
+    let sent = match &first.after_answer {
+        None => sent - first.ours,
         Some(client) => {
-            let deadline = Deadline { at_ms: coarse_ms() + timeout.as_millis() as u64, timeout };
-            await_consent(worker, session, &stream, deadline).await?;
+            Box::pin(await_consent(worker, session, &stream, deadline)).await?;
+            sent_at = Instant::now();
             match stream.try_write(client) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -178,8 +180,8 @@ async fn attempt(
         }
     };
     let mut facts = session.facts.borrow_mut();
-    facts.connect_time = connected.map(Into::into);
-    facts.sent_time = Some(session.started.elapsed().into());
+    facts.connect_time = Some((connected - begun).into());
+    facts.sent_time = Some((sent_at - session.started).into());
     forgive(brief);
     Ok((stream, sent))
 }
@@ -217,22 +219,33 @@ async fn await_consent(
     stream: &TcpStream,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let mut buffer = [0; 512];
+    let mut answer = [0; 512];
+    let mut filled = 0;
     loop {
-        match stream.try_read(&mut buffer) {
+        match stream.try_read(&mut answer[filled..]) {
+            Ok(0) if filled > 0 => return judge(&answer[..filled]),
             Ok(0) => return Err(no_consent(ConnectError::Closed, "closed instead of answering SSLRequest")),
-            Ok(count) => return judge(&buffer[..count]),
+            Ok(count) => {
+                filled += count;
+                // The text of an error may come in pieces; what it means is clear already.
+                if filled == answer.len() || is_whole_answer(&answer[..filled]) {
+                    return judge(&answer[..filled]);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) if filled > 0 => return judge(&answer[..filled]),
             Err(error) => {
                 return Err(no_consent(ConnectError::Closed, format!("{error} instead of an answer to SSLRequest")));
             }
         }
-        deadline.wait(worker, session, stream.readable()).await.map_err(|failure| match failure {
-            Failure::Connect(ConnectError::Timeout, error) => {
-                no_consent(ConnectError::Timeout, format!("answer to SSLRequest {error}"))
+        match deadline.wait(worker, session, stream.readable()).await {
+            Ok(()) => {}
+            Err(Failure::Connect(ConnectError::Timeout, _)) if filled > 0 => return judge(&answer[..filled]),
+            Err(Failure::Connect(ConnectError::Timeout, error)) => {
+                return Err(no_consent(ConnectError::Timeout, format!("answer to SSLRequest {error}")));
             }
-            other => other,
-        })?;
+            Err(other) => return Err(other),
+        }
     }
 }
 
@@ -276,7 +289,7 @@ fn forgive(brief: &BackendBrief) {
 
 fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
     brief.shard().connect_errors[kind as usize].add(1);
-    if kind != ConnectError::Local {
+    if kind.is_of_health() {
         // Health is told of what the backend did, never of what this machine lacks.
         brief.backend.live_failures.fetch_add(1, Ordering::Relaxed);
         brief.backend.failed.notify_one();

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::client::{Client, Tongue};
+use super::client::{Client, RefusalLanguage};
 use super::proxy_header;
 use super::refuse::Stop;
 use super::session::Session;
@@ -13,8 +13,8 @@ use super::{postgres, refuse};
 use crate::config::{PoolId, Protocol};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{
-    AlpnList, Arrival, ClientHello, FirstBytes, HelloFacts, Joiner, Limits, Recognised, Refusal, ServerName, Step,
-    joined, recognise, single_record,
+    AlpnList, Arrival, ClientHello, FirstBytes, HelloFacts, Joiner, Limits, Recognised, ServerName, Step, joined,
+    recognise, single_record,
 };
 use crate::decide::route::Question;
 use crate::state::Routed;
@@ -35,7 +35,7 @@ pub struct Inspected {
     pub asks_for_tls: bool,
 }
 
-/// How long a client may take for its first bytes, and where it goes by them.
+/// Reads what the client sends first, within its deadlines, and finds where it goes.
 pub async fn inspect(
     worker: &Rc<Worker>,
     listener: &ListenerView,
@@ -44,7 +44,8 @@ pub async fn inspect(
 ) -> Result<Inspected, Stop> {
     let config = &listener.listener.config;
     if listener.expects_proxy_header(session.peer()) {
-        proxy_header::read(worker, session, client).await?;
+        // Boxed, as all that few connections need: the others, half-sent hellos too, do not carry its state.
+        Box::pin(proxy_header::read(worker, session, client)).await?;
     }
     listener.admit_source(session)?;
     let deadline = session.started_ms + config.hello_timeout.as_millis() as u64;
@@ -53,14 +54,14 @@ pub async fn inspect(
             let pool = route(listener, session, None)?;
             Ok(Inspected::raw(listener, session, client, pool))
         }
-        Protocol::Tls => match hello(worker, listener, session, client, deadline).await {
+        Protocol::Tls => match hello_or_other(worker, listener, session, client, deadline).await {
             // The server is to speak first.
             Err(stop) if stop.reason == CloseReason::HelloTimeout && client.bytes().is_empty() => {
                 by_first_bytes(listener, session, client, FirstBytes::Silence).unwrap_or(Err(stop))
             }
             result => result,
         },
-        Protocol::Postgres => postgres::inspect(worker, listener, session, client, deadline).await,
+        Protocol::Postgres => Box::pin(postgres::inspect(worker, listener, session, client, deadline)).await,
     }
 }
 
@@ -72,7 +73,40 @@ impl Inspected {
     }
 }
 
-/// Reads a hello and routes by it; or by what speaks instead, where a rule wants that.
+/// Reads a hello, or what speaks instead, where a rule wants that.
+async fn hello_or_other(
+    worker: &Worker,
+    listener: &ListenerView,
+    session: &Session,
+    client: &mut Client,
+    deadline: u64,
+) -> Result<Inspected, Stop> {
+    while listener.looks_at_first_bytes() && client.bytes().first() != Some(&HANDSHAKE) {
+        match recognise(client.bytes()) {
+            Recognised::Certain(spoken) => {
+                refuse_forged_header(listener, session, spoken)?;
+                if let Some(result) = by_first_bytes(listener, session, client, spoken) {
+                    return result;
+                }
+                break;
+            }
+            // What a rule may take is not refused before it is sure to be something else.
+            Recognised::NeedMore => client.more(worker, session, deadline).await?,
+        }
+    }
+    hello(worker, listener, session, client, deadline).await
+}
+
+/// A PROXY header from a source that must not send one. A second header, behind one that was read, is data.
+pub fn refuse_forged_header(listener: &ListenerView, session: &Session, spoken: FirstBytes) -> Result<(), Stop> {
+    let accepts = listener.listener.config.accept_proxy.is_some();
+    if spoken == FirstBytes::Proxy && accepts && session.facts.borrow().via().is_none() {
+        return Err(refuse::bad_proxy_header("PROXY header from a source that `accept-proxy` does not name"));
+    }
+    Ok(())
+}
+
+/// Reads a hello and routes by it; anything else is refused.
 pub async fn hello(
     worker: &Worker,
     listener: &ListenerView,
@@ -85,35 +119,20 @@ pub async fn hello(
     let mut seen = 0;
     loop {
         let bytes = client.bytes();
-        // What a rule may take is not refused before it is sure to be something else.
-        let other =
-            if seen == 0 && listener.routes_first_bytes() && bytes.first().is_some_and(|byte| *byte != HANDSHAKE) {
-                recognise(bytes)
-            } else {
-                Recognised::Certain(FirstBytes::Unknown)
-            };
-        if let Recognised::Certain(spoken) = other {
-            if spoken != FirstBytes::Unknown
-                && let Some(result) = by_first_bytes(listener, session, client, spoken)
-            {
-                return result;
-            }
-            let bytes = client.bytes();
-            if seen == 0
-                && let Some(message) = single_record(bytes, limits)
-            {
-                let (pool, header) =
-                    read_hello(listener, session, message, Arrival::of(message.len(), 1, client.reads()))?;
-                return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
-            }
-            let step = joiner.push(&bytes[seen..]).map_err(|refusal| refused(listener, refusal))?;
-            seen = bytes.len();
-            if step == Step::Complete {
-                let message = joined(bytes);
-                let arrival = Arrival::of(message.len(), joiner.records(), client.reads());
-                let (pool, header) = read_hello(listener, session, &message, arrival)?;
-                return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
-            }
+        if seen == 0
+            && let Some(message) = single_record(bytes, limits)
+        {
+            let arrival = Arrival::of(message.len(), 1, client.reads());
+            let (pool, header) = read_hello(listener, session, message, arrival)?;
+            return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
+        }
+        let step = joiner.push(&bytes[seen..])?;
+        seen = bytes.len();
+        if step == Step::Complete {
+            let message = joined(bytes);
+            let arrival = Arrival::of(message.len(), joiner.records(), client.reads());
+            let (pool, header) = read_hello(listener, session, &message, arrival)?;
+            return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
         }
         client.more(worker, session, deadline).await.map_err(|stop| match &stop.detail {
             Some(detail) if seen > 0 => {
@@ -125,13 +144,6 @@ pub async fn hello(
     }
 }
 
-fn refused(listener: &ListenerView, refusal: Refusal) -> Stop {
-    if refusal == Refusal::NotTls(FirstBytes::Proxy) && listener.listener.config.accept_proxy.is_some() {
-        return refuse::bad_proxy_header("PROXY header from a source that `accept-proxy` does not name");
-    }
-    refusal.into()
-}
-
 /// Where a rule sends what is not TLS; `None` when no rule wants it.
 pub fn by_first_bytes(
     listener: &ListenerView,
@@ -141,7 +153,7 @@ pub fn by_first_bytes(
 ) -> Option<Result<Inspected, Stop>> {
     let routed = listener.listener.route_first_bytes(spoken, session.client().ip())?;
     if listener.listener.config.protocol == Protocol::Tls {
-        client.tongue = Tongue::Unknown;
+        client.language = RefusalLanguage::Unknown;
     }
     let pool = take_note(listener, session, routed);
     Some(pool.map(|pool| Inspected::raw(listener, session, client, pool)))

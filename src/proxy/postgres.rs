@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::client::{Client, Tongue};
+use super::client::{Client, RefusalLanguage};
 use super::inspect::{self, Inspected, by_first_bytes};
 use super::proxy_header;
 use super::refuse::Stop;
@@ -23,20 +22,24 @@ use super::worker::{Command, Worker};
 use crate::config::Reject;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::postgres::{HEAD, Opening, Request, opening};
-use crate::decide::hello::{FirstBytes, guess};
+use crate::decide::hello::proxy::Version;
+use crate::decide::hello::{FirstBytes, Recognised, guess, recognise};
+use crate::decide::route::Miss;
 use crate::state::{Backend, CancelResult};
 use crate::sys::clock::coarse_ms;
 
 /// Backends that one cancel request is sent to at most. An unknown one does no harm there: the server just closes.
-const MOST_CANCELLED: usize = 8;
+pub const MOST_CANCELLED: usize = 8;
 /// How long other workers may take to say where a source has sessions.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
+/// How long all of it may take, in milliseconds; connects have their own limits within.
+const CANCEL_LIMIT_MS: u64 = 10_000;
 /// How long a server may take to close after a cancel request; clients wait for it, to know that it was carried out.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads up to a hello or whatever else settles where the connection goes.
 pub async fn inspect(
-    worker: &Rc<Worker>,
+    worker: &Worker,
     listener: &ListenerView,
     session: &Session,
     client: &mut Client,
@@ -44,21 +47,33 @@ pub async fn inspect(
 ) -> Result<Inspected, Stop> {
     let (mut answered_gss, mut answered_ssl) = (false, false);
     loop {
-        match opening(client.bytes()) {
+        let opening = opening(client.bytes());
+        if let Opening::Refused(_) = opening
+            && listener.looks_at_first_bytes()
+        {
+            match recognise(client.bytes()) {
+                Recognised::Certain(spoken) => inspect::refuse_forged_header(listener, session, spoken)?,
+                Recognised::NeedMore => {
+                    client.more(worker, session, deadline).await?;
+                    continue;
+                }
+            }
+        }
+        match opening {
             Opening::NeedMore => client.more(worker, session, deadline).await?,
-            Opening::Cancel { length } => return Err(cancel(worker, listener, session, client, length).await),
+            Opening::Cancel { length } => return Err(cancel(worker, session, client, length).await),
             // Everything goes to one pool: the server itself answers.
             seen if listener.relay.is_some() => {
-                client.tongue = match seen {
-                    Opening::Tls => Tongue::Tls,
-                    Opening::Refused(_) => Tongue::Unknown,
-                    _ => Tongue::Postgres,
+                client.language = match seen {
+                    Opening::Tls => RefusalLanguage::Tls,
+                    Opening::Refused(_) => RefusalLanguage::Unknown,
+                    _ => RefusalLanguage::Postgres,
                 };
                 let pool = inspect::route(listener, session, None)?;
                 return Ok(Inspected::raw(listener, session, client, pool));
             }
             Opening::Tls if !answered_gss && !answered_ssl => {
-                client.tongue = Tongue::Tls;
+                client.language = RefusalLanguage::Tls;
                 return inspect::hello(worker, listener, session, client, deadline).await;
             }
             Opening::Request(Request::Gss) if !answered_gss => {
@@ -68,7 +83,8 @@ pub async fn inspect(
             Opening::Request(Request::Ssl) if !answered_ssl => {
                 if listener.listener.could_route_tls(session.client().ip()) {
                     answer(worker, client, Request::Ssl, b'S')?;
-                    client.tongue = Tongue::Tls;
+                    // From here on it is TLS, or refused: plain text must not pass for what came over TLS.
+                    client.language = RefusalLanguage::Tls;
                     let hello = inspect::hello(worker, listener, session, client, deadline).await?;
                     return Ok(Inspected { asks_for_tls: true, ..hello });
                 }
@@ -76,9 +92,14 @@ pub async fn inspect(
                 answered_ssl = true;
             }
             Opening::StartUp { .. } => {
-                let plain = by_first_bytes(listener, session, client, FirstBytes::Postgres);
-                let required = || Stop::new(CloseReason::NotTls).because("start-up packet without TLS");
-                return plain.unwrap_or_else(|| Err(required()));
+                if let Some(plain) = by_first_bytes(listener, session, client, FirstBytes::Postgres) {
+                    return plain;
+                }
+                // With TLS it would get no further.
+                if !listener.listener.could_route_tls(session.client().ip()) {
+                    return Err(Stop::no_route(Miss::Source));
+                }
+                return Err(Stop::new(CloseReason::NotTls).because("start-up packet without TLS"));
             }
             Opening::Tls => return Err(malformed("TLS record after a request was answered with N")),
             Opening::Request(request) => return Err(malformed(format!("{} twice", request.name()))),
@@ -116,49 +137,62 @@ fn answer(worker: &Worker, client: &mut Client, request: Request, byte: u8) -> R
 
 /// Sends a cancel request, which comes in clear and on a connection of its own, to each backend on which this source
 /// has sessions: which one is meant only the servers can tell. Returns how the connection ends.
-async fn cancel(
-    worker: &Rc<Worker>,
-    listener: &ListenerView,
-    session: &Session,
-    client: &mut Client,
-    length: usize,
-) -> Stop {
+async fn cancel(worker: &Worker, session: &Session, client: &mut Client, length: usize) -> Stop {
     let source = session.client().ip();
-    let (result, stop) = if worker.cancels.borrow_mut().take(source, coarse_ms()) {
-        let backends = backends_of(worker, &session.listener.state.name, source).await;
-        let request = client.bytes()[..length].to_vec();
-        deliver_to_all(listener, session, &backends, &request).await
+    let allowed = worker.shared.may_cancel(source, coarse_ms());
+    let (result, stop) = if allowed {
+        let work = async {
+            let (targets, known) = targets_of(worker, &session.listener.state.name, source).await;
+            deliver_to_all(session, targets, known, &client.bytes()[..length]).await
+        };
+        let limit = coarse_ms() + CANCEL_LIMIT_MS;
+        match session.until(worker, limit, CloseReason::ConnectTimeout, work).await {
+            Ok(outcome) => outcome,
+            Err(reason) => (CancelResult::Failed, quiet(reason).because("cancel request: the backends took too long")),
+        }
     } else {
-        let stop = Stop { reject: Some(Reject::Close), ..Stop::new(CloseReason::RateLimited) };
-        (CancelResult::RateLimited, stop.because("too many cancel requests from this source"))
+        let stop = quiet(CloseReason::RateLimited).because("too many cancel requests");
+        (CancelResult::RateLimited, stop)
     };
     session.listener.shard().cancels[result as usize].add(1);
-    client.tongue = Tongue::Unknown;
+    client.language = RefusalLanguage::Unknown;
     stop
 }
 
+/// The end of a connection for a cancel request: a server answers nothing either, and just closes.
+fn quiet(reason: CloseReason) -> Stop {
+    Stop { reject: Some(Reject::Close), ..Stop::new(reason) }
+}
+
+/// Where a cancel request goes, as the session there was connected: its pool may be gone by now.
+#[derive(Debug)]
+pub struct CancelTarget {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// The PROXY header that it expects.
+    pub send_proxy: Option<Version>,
+    /// Time for the connection.
+    pub connect_timeout: Duration,
+}
+
 async fn deliver_to_all(
-    listener: &ListenerView,
     session: &Session,
-    backends: &[Arc<Backend>],
+    targets: Vec<CancelTarget>,
+    known: usize,
     request: &[u8],
 ) -> (CancelResult, Stop) {
     let mut deliveries = JoinSet::new();
-    for backend in backends {
-        let Some(pool) = listener.pools.iter().find(|pool| pool.pool.config.name == backend.pool) else { continue };
-        let config = &pool.pool.config;
-        let bytes = [&proxy_header::outgoing(session, config.send_proxy, None)[..], request].concat();
-        deliveries.spawn_local(deliver(backend.address, bytes, config.connect_timeout));
+    for CancelTarget { backend, send_proxy, connect_timeout } in targets {
+        let bytes = [&proxy_header::outgoing(session, send_proxy, None)[..], request].concat();
+        deliveries.spawn_local(deliver(backend.address, bytes, connect_timeout));
     }
     let (mut sent, mut failed) = (0, 0);
     while let Some(delivered) = deliveries.join_next().await {
         if matches!(delivered, Ok(Ok(()))) { sent += 1 } else { failed += 1 }
     }
-    // A server answers nothing either, and just closes.
-    let quiet = |reason| Stop { reject: Some(Reject::Close), ..Stop::new(reason) };
     match (sent, failed) {
         (0, 0) => {
-            let stop = quiet(CloseReason::NoBackend);
+            let stop = quiet(CloseReason::NoRoute);
             (CancelResult::NoSession, stop.because("cancel request of a source that has no sessions here"))
         }
         (0, _) => {
@@ -166,7 +200,7 @@ async fn deliver_to_all(
             (CancelResult::Failed, stop.because(format!("cancel request: none of {failed} backends took it")))
         }
         _ => {
-            let detail = format!("cancel request sent to {sent} of {} backends", sent + failed);
+            let detail = format!("cancel request sent to {sent} of {known} backends");
             (CancelResult::Sent, quiet(CloseReason::Done).because(detail))
         }
     }
@@ -182,20 +216,27 @@ async fn deliver(address: SocketAddr, bytes: Vec<u8>, limit: Duration) -> std::i
     Ok(())
 }
 
-/// The backends on which `source` has sessions through `listener`, on any worker.
-async fn backends_of(worker: &Rc<Worker>, listener: &Arc<str>, source: IpAddr) -> Vec<Arc<Backend>> {
+/// The backends on which `source` has sessions through `listener`, on any worker, up to the limit; and how many there are,
+/// as far as anybody looked.
+async fn targets_of(worker: &Worker, listener: &Arc<str>, source: IpAddr) -> (Vec<CancelTarget>, usize) {
+    let asked: Vec<_> = worker
+        .peers()
+        .into_iter()
+        .filter_map(|peer| {
+            let (answer, targets) = oneshot::channel();
+            peer.send(Command::Locate { listener: Arc::clone(listener), source, answer }).ok()?;
+            Some(targets)
+        })
+        .collect();
     let mut found = worker.backends_of(listener, source);
-    for peer in worker.peers() {
-        let (answer, backends) = oneshot::channel();
-        let asked = Command::Locate { listener: Arc::clone(listener), source, answer };
-        if peer.send(asked).is_ok()
-            && let Ok(Ok(backends)) = timeout(ASK_LIMIT, backends).await
-        {
-            found.extend(backends);
+    for targets in asked {
+        if let Ok(Ok(targets)) = timeout(ASK_LIMIT, targets).await {
+            found.extend(targets);
         }
     }
     let mut seen = HashSet::new();
-    found.retain(|backend| seen.insert(Arc::as_ptr(backend)));
+    found.retain(|target| seen.insert(Arc::as_ptr(&target.backend)));
+    let known = found.len();
     found.truncate(MOST_CANCELLED);
-    found
+    (found, known)
 }

@@ -44,27 +44,20 @@ pub fn outgoing(session: &Session, version: Option<Version>, hello: Option<&Clie
         Some(Version::V1) => write_v1(source, destination),
         Some(Version::V2) => {
             let facts = session.facts.borrow();
-            let tlvs = facts.via().map(|via| &via.tlvs);
-            let passed_on = |hello: Option<&ClientHello<'_>>| hello.is_none().then_some(tlvs).flatten();
-            // What was negotiated is not known; it is certain only when there is no choice.
-            let only_offer = hello.and_then(|hello| {
-                let mut offers = hello.alpn.iter();
-                offers.next().filter(|_| offers.next().is_none())
-            });
-            write_v2(&Outgoing {
-                source,
-                destination,
-                unique_id: format!("{:016x}", session.id).as_bytes(),
-                authority: match hello {
-                    Some(hello) => hello.server_name_wire,
-                    None => passed_on(hello).and_then(|tlvs| tlvs.authority.as_deref()),
-                },
-                alpn: match hello {
-                    Some(_) => only_offer,
-                    None => passed_on(hello).and_then(|tlvs| tlvs.alpn.as_deref()),
-                },
-                cloud: tlvs.and_then(|tlvs| tlvs.cloud.as_ref()),
-            })
+            let via = facts.via().map(|via| &via.tlvs);
+            let (authority, alpn) = match hello {
+                Some(hello) => (hello.server_name_wire, only_offer(hello)),
+                None => (via.and_then(|tlvs| tlvs.authority.as_deref()), via.and_then(|tlvs| tlvs.alpn.as_deref())),
+            };
+            let cloud = via.and_then(|tlvs| tlvs.cloud.as_ref());
+            let unique_id = format!("{:016x}", session.id);
+            write_v2(&Outgoing { source, destination, unique_id: unique_id.as_bytes(), authority, alpn, cloud })
         }
     }
+}
+
+/// The application protocol, if the client leaves no choice: what was negotiated is not known.
+fn only_offer<'a>(hello: &ClientHello<'a>) -> Option<&'a [u8]> {
+    let mut offers = hello.alpn.iter();
+    offers.next().filter(|_| offers.next().is_none())
 }

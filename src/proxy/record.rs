@@ -42,7 +42,7 @@ pub fn established(worker: &Worker, session: &Session) {
 /// The connection is over: counts, gives its places back, and writes the record.
 pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     count(worker, session, reason);
-    if worker.records_ends() && (!reason.is_of_first_bytes() || worker.records_refusal(reason)) {
+    if worker.records_ends() && (!reason.may_flood() || worker.records_refusal(&session.listener.state.name, reason)) {
         write(worker, session, Some(reason));
     }
     session.facts.borrow_mut().seat = None;

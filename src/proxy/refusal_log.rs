@@ -1,4 +1,4 @@
-//! Bounds what a flood of refused first bytes writes into the log: so many records a second, the rest is counted by
+//! Bounds what a flood of refusals writes into the log: so many records a second, the rest is counted by
 //! reason and summed up in one line. What the listeners count, and `sluice refused`, are not bounded by it.
 
 use std::fmt::Write;
@@ -6,12 +6,12 @@ use std::fmt::Write;
 use crate::decide::close::CloseReason;
 use crate::decide::limits::Bucket;
 
-/// Records of refusals a second, and at once, for each worker. Chosen: far above what the internet's noise brings, and
+/// Records of refusals a second, and at once, for each listener and worker. Chosen: far above what the internet's noise brings, and
 /// below a megabyte a minute.
 const PER_SECOND: u32 = 50;
 const BURST: u32 = 500;
 
-/// What the log of one worker still takes.
+/// What the log still takes of one listener, on one worker.
 #[derive(Debug)]
 pub struct RefusalLog {
     bucket: Bucket,
@@ -20,8 +20,8 @@ pub struct RefusalLog {
 
 impl RefusalLog {
     /// Nothing left out yet.
-    pub const fn new() -> Self {
-        Self { bucket: Bucket::full(BURST, 0), left_out: [0; CloseReason::COUNT] }
+    pub const fn new(now_ms: u64) -> Self {
+        Self { bucket: Bucket::full(BURST, now_ms), left_out: [0; CloseReason::COUNT] }
     }
 
     /// Whether one more record is written; otherwise it is counted as left out.
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_recorded_up_to_its_bound_and_then_summed_up() {
-        let mut log = RefusalLog::new();
+        let mut log = RefusalLog::new(0);
         let taken = (0..2000).filter(|_| log.take(CloseReason::NotTls, 1000)).count();
         assert_eq!(taken, BURST as usize);
         assert!(!log.take(CloseReason::HelloTimeout, 1000));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::io::Interest;
 
-use super::client::{Client, Tongue};
+use super::client::{Client, RefusalLanguage};
 use super::session::Session;
 use super::view::ListenerView;
 use super::worker::Worker;
@@ -104,12 +104,12 @@ pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Sess
     if stop.reason == CloseReason::ClientGone {
         return;
     }
-    let farewell = match (stop.reject.unwrap_or(listener.listener.config.reject), client.tongue) {
+    let farewell = match (stop.reject.unwrap_or(listener.listener.config.reject), client.language) {
         _ if by_order => None,
-        (Reject::Reset, _) | (Reject::Alert, Tongue::Unknown) => None,
+        (Reject::Reset, _) | (Reject::Alert, RefusalLanguage::Unknown) => None,
         (Reject::Close, _) => Some(Vec::new()),
-        (Reject::Alert, Tongue::Tls) => Some(stop.alert.map(alert).unwrap_or_default()),
-        (Reject::Alert, Tongue::Postgres) => Some(postgres_error(stop.reason)),
+        (Reject::Alert, RefusalLanguage::Tls) => Some(stop.alert.map(alert).unwrap_or_default()),
+        (Reject::Alert, RefusalLanguage::Postgres) => Some(postgres_error(stop.reason)),
     };
     let Some(farewell) = farewell else {
         client.reset_on_close();
@@ -162,7 +162,7 @@ fn remember(session: &Session, client: &Client, stop: &Stop) {
         reads: client.reads(),
         read_sizes: client.read_sizes().into(),
         records: records(bytes).take(RefusedHello::MOST_RECORDS).map(layout).collect(),
-        first: bytes[..bytes.len().min(RefusedHello::MOST_FIRST)].into(),
+        first: RefusedHello::shown(bytes).into(),
     });
 }
 

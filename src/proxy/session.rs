@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::client::{Client, Tongue};
+use super::client::{Client, RefusalLanguage};
 use super::connect::{Connected, connect};
 use super::forward::{Flow, Moved};
 use super::inspect::inspect;
@@ -232,12 +232,12 @@ impl Session {
             waker: RefCell::new(None),
         });
         record::begun(worker, &session);
-        let tongue = match listener.listener.config.protocol {
-            Protocol::Tls => Tongue::Tls,
-            Protocol::Postgres => Tongue::Postgres,
-            Protocol::Tcp => Tongue::Unknown,
+        let language = match listener.listener.config.protocol {
+            Protocol::Tls => RefusalLanguage::Tls,
+            Protocol::Postgres => RefusalLanguage::Postgres,
+            Protocol::Tcp => RefusalLanguage::Unknown,
         };
-        (session, Client::new(socket, tongue))
+        (session, Client::new(socket, language))
     }
 
     /// The client: who connected, or whom a PROXY header named.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -80,6 +81,11 @@ impl Sessions {
         // Collected first: a visit may wake a session, which must not find the table borrowed.
         let open: Vec<Rc<Session>> = self.table.borrow().slots.iter().flatten().cloned().collect();
         open.iter().for_each(&mut visit);
+    }
+
+    /// Looks at open sessions until `look` has seen enough; it must not change the table, nor wake anybody.
+    pub fn look(&self, look: impl FnMut(&Rc<Session>) -> ControlFlow<()>) {
+        let _: ControlFlow<()> = self.table.borrow().slots.iter().flatten().try_for_each(look);
     }
 
     /// Sees to it that the session's task is woken at `at_ms` or before.

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::config::{Access, PoolId, Protocol};
 use crate::decide::balance::{MemberId, Tried, Turns, source_key};
 use crate::decide::hello::FirstBytes::Silence;
+use crate::decide::hello::proxy::Version;
 use crate::state::{
     Backend, BackendShard, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
 };
@@ -39,6 +41,10 @@ impl ListenerBrief {
 pub struct PoolBrief {
     /// Name and counters.
     pub state: Arc<PoolState>,
+    /// PROXY header for its backends.
+    pub send_proxy: Option<Version>,
+    /// Time for one connection attempt.
+    pub connect_timeout: Duration,
     worker: usize,
 }
 
@@ -113,9 +119,9 @@ impl ListenerView {
         }
     }
 
-    /// Whether any rule wants something that is not TLS.
-    pub fn routes_first_bytes(&self) -> bool {
-        self.listener.routes.wants_first_bytes()
+    /// Whether it matters what speaks when it is not TLS: a rule may want it, or it may be a forged PROXY header.
+    pub fn looks_at_first_bytes(&self) -> bool {
+        self.listener.routes.wants_first_bytes() || self.listener.config.accept_proxy.is_some()
     }
 
     /// Whether `allow` and `deny` let the source in.
@@ -140,7 +146,12 @@ impl PoolView {
         let brief = |backend: &Arc<Backend>| Rc::new(BackendBrief { backend: Arc::clone(backend), worker });
         Self {
             pool: Arc::clone(pool),
-            brief: Rc::new(PoolBrief { state: Arc::clone(&pool.state), worker }),
+            brief: Rc::new(PoolBrief {
+                state: Arc::clone(&pool.state),
+                send_proxy: pool.config.send_proxy,
+                connect_timeout: pool.config.connect_timeout,
+                worker,
+            }),
             backends: pool.backends.iter().map(brief).collect(),
             turns: RefCell::new(Turns::new(pool.backends.len(), worker)),
         }

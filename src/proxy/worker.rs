@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,13 +19,13 @@ use tokio::task::spawn_local;
 
 use super::accept::{self, Door};
 use super::forward::Pipes;
+use super::postgres::{CancelTarget, MOST_CANCELLED};
 use super::refusal_log::RefusalLog;
 use super::sessions::Sessions;
 use super::view;
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
-use crate::decide::limits::SourceRates;
 use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
 use crate::sys::clock::coarse_ms;
 use crate::sys::limits;
@@ -37,10 +38,6 @@ const RECORD_DELAY: Duration = Duration::from_millis(10);
 const RECORD_BATCH: usize = 64 * 1024;
 /// How often the heart beats and idle pipes are closed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// Cancel requests of one source: each second, at once, and sources that are remembered. Chosen: a pool of a hundred
-/// connections may give up all its queries at once.
-const CANCELS: (u32, u32, usize) = (50, 100, 4096);
 
 /// What the control plane asks of a worker.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ pub enum Command {
         /// The client's address.
         source: IpAddr,
         /// Where the answer goes.
-        answer: oneshot::Sender<Vec<Arc<Backend>>>,
+        answer: oneshot::Sender<Vec<CancelTarget>>,
     },
 }
 
@@ -121,10 +118,9 @@ pub struct Worker {
     pub max_connections: Cell<u32>,
     /// How records look.
     pub log: Log,
-    /// Cancel requests of PostgreSQL's clients: each costs a look at every session.
-    pub cancels: RefCell<SourceRates>,
     peers: RefCell<Vec<mpsc::WeakUnboundedSender<Command>>>,
-    refusals: RefCell<RefusalLog>,
+    /// By name of the listener: a flood on one hides nothing of another.
+    refusals: RefCell<HashMap<Arc<str>, RefusalLog>>,
     records: RefCell<Vec<u8>>,
     records_waiting: Notify,
     random: Cell<u64>,
@@ -240,9 +236,8 @@ impl Worker {
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
             log,
-            cancels: RefCell::new(SourceRates::new(CANCELS.0, CANCELS.1, CANCELS.2)),
             peers: RefCell::default(),
-            refusals: RefCell::new(RefusalLog::new()),
+            refusals: RefCell::default(),
             records: RefCell::default(),
             records_waiting: Notify::new(),
             random: Cell::new(next_random(seed ^ id as u64)),
@@ -289,19 +284,22 @@ impl Worker {
     }
 
     /// The backends on which `source` has sessions through `listener` on this worker.
-    pub fn backends_of(&self, listener: &str, source: IpAddr) -> Vec<Arc<Backend>> {
-        let mut found: Vec<Arc<Backend>> = Vec::new();
-        self.sessions.for_each(|session| {
+    pub fn backends_of(&self, listener: &str, source: IpAddr) -> Vec<CancelTarget> {
+        let mut found: Vec<CancelTarget> = Vec::new();
+        self.sessions.look(|session| {
             let facts = session.facts.borrow();
             // Those that are still connecting have nothing to cancel yet.
-            let backend = facts.seat.as_ref().filter(|_| facts.sent_time.is_some()).map(|seat| &seat.backend().backend);
-            if let Some(backend) = backend
+            if let (Some(seat), Some(pool), true) = (&facts.seat, &facts.pool, facts.sent_time.is_some())
                 && session.client().ip().to_canonical() == source.to_canonical()
                 && *session.listener.state.name == *listener
-                && !found.iter().any(|known| Arc::ptr_eq(known, backend))
+                && !found.iter().any(|known| Arc::ptr_eq(&known.backend, &seat.backend().backend))
             {
-                found.push(Arc::clone(backend));
+                let backend = Arc::clone(&seat.backend().backend);
+                let (send_proxy, connect_timeout) = (pool.send_proxy, pool.connect_timeout);
+                found.push(CancelTarget { backend, send_proxy, connect_timeout });
             }
+            // One more than are sent, so that the record tells of the limit.
+            if found.len() > MOST_CANCELLED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found
     }
@@ -342,8 +340,13 @@ impl Worker {
     }
 
     /// Whether the record of a refusal is written by itself; in a flood it is only counted, and summed up by the beat.
-    pub fn records_refusal(&self, reason: CloseReason) -> bool {
-        self.refusals.borrow_mut().take(reason, coarse_ms())
+    pub fn records_refusal(&self, listener: &Arc<str>, reason: CloseReason) -> bool {
+        let mut refusals = self.refusals.borrow_mut();
+        let now = coarse_ms();
+        match refusals.get_mut(listener) {
+            Some(log) => log.take(reason, now),
+            None => refusals.entry(Arc::clone(listener)).or_insert_with(|| RefusalLog::new(now)).take(reason, now),
+        }
     }
 
     /// Whether records are written for this kind of event.
@@ -373,9 +376,11 @@ impl Worker {
 
     /// Says what a flood of refusals kept out of the log, at most once a second.
     fn sum_up_refusals(&self) {
-        if let Some((count, reasons)) = self.refusals.borrow_mut().sum_up() {
-            self.shared.log.count_dropped(count);
-            tracing::warn!(worker = self.id, count, reasons, "refusals too many to record one by one");
+        for (listener, log) in self.refusals.borrow_mut().iter_mut() {
+            if let Some((count, reasons)) = log.sum_up() {
+                self.shared.log.count_dropped(count);
+                tracing::warn!(%listener, worker = self.id, count, reasons, "refusals too many to record one by one");
+            }
         }
     }
 

@@ -252,6 +252,12 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether it speaks against the backend's health. What a server answers to the request for TLS is its configuration
+    /// or its load; the next one is tried, and checks that see it well would bring it up again at once.
+    pub const fn is_of_health(self) -> bool {
+        matches!(self, Self::Refused | Self::Timeout | Self::Unreachable | Self::Other | Self::Closed)
+    }
+
     /// All of them, in the order of the counters.
     pub const ALL: [Self; 9] = [
         Self::Refused,

@@ -8,10 +8,13 @@ mod log;
 mod refused;
 mod snapshot;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::Serialize;
+
+use crate::decide::limits::{Bucket, SourceRates};
 
 pub use backend::{Admin, Backend, CheckReport, Override, Standing, Timings, Vitals};
 pub use counters::{
@@ -49,6 +52,20 @@ impl Phase {
     }
 }
 
+/// Cancel requests of one source, each second and at once. Chosen: a pool of a hundred connections may give up all its
+/// queries at once.
+const CANCELS: (u32, u32) = (50, 100);
+/// The same of all sources together: each costs a look at every session.
+const ALL_CANCELS: (u32, u32) = (500, 1000);
+/// Sources whose rate is remembered.
+const CANCEL_SOURCES: usize = 4096;
+
+#[derive(Debug)]
+struct Cancels {
+    by_source: SourceRates,
+    all: Bucket,
+}
+
 /// State of the whole process.
 #[derive(Debug)]
 pub struct Shared {
@@ -62,6 +79,7 @@ pub struct Shared {
     pub log: LogSink,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
+    cancels: Mutex<Cancels>,
     phase: AtomicU8,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
 }
@@ -97,9 +115,19 @@ impl Shared {
             workers: (0..workers).map(|_| Padded::default()).collect(),
             log,
             reloads: Mutex::default(),
+            cancels: Mutex::new(Cancels {
+                by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),
+                all: Bucket::full(ALL_CANCELS.1, 0),
+            }),
             phase: AtomicU8::new(Phase::Starting as u8),
             snapshot: RwLock::default(),
         }
+    }
+
+    /// Whether one more cancel request of PostgreSQL's clients is looked at. They are rare, so a lock does no harm.
+    pub fn may_cancel(&self, source: IpAddr, now_ms: u64) -> bool {
+        let mut cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        cancels.by_source.take(source, now_ms) && cancels.all.take(ALL_CANCELS.0, ALL_CANCELS.1, now_ms)
     }
 
     /// What the process is doing.

@@ -1,9 +1,9 @@
 //! The last first-bytes that a listener refused: why, and in which pieces they came, so that an operator sees whether
-//! something on the way cuts or splits hellos. Server names are not kept: the bytes shown end before they begin.
+//! something on the way cuts or splits hellos. No names are kept: the bytes shown end before they begin.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::decide::close::CloseReason;
 
@@ -40,8 +40,16 @@ pub struct RefusedHello {
 impl RefusedHello {
     /// Records that are kept.
     pub const MOST_RECORDS: usize = 16;
-    /// Bytes that are kept: headers, version and random of a hello, which end at the 43rd.
-    pub const MOST_FIRST: usize = 32;
+    /// Bytes that are kept of TLS: headers, version and random of a hello, which end at the 43rd.
+    const MOST_OF_TLS: usize = 32;
+    /// Bytes that are kept of anything else: enough to tell what it is, and before any user, path or name.
+    const MOST_OF_OTHERS: usize = 8;
+
+    /// How many of the first bytes are kept.
+    pub fn shown(bytes: &[u8]) -> &[u8] {
+        let most = if bytes.first() == Some(&0x16) { Self::MOST_OF_TLS } else { Self::MOST_OF_OTHERS };
+        &bytes[..bytes.len().min(most)]
+    }
 }
 
 /// The header of a TLS record.
@@ -57,20 +65,21 @@ pub struct RecordLayout {
 
 /// The last ones, the oldest first.
 #[derive(Debug, Default)]
-pub struct RefusedRing(Mutex<VecDeque<RefusedHello>>);
+pub struct RefusedRing(Mutex<VecDeque<Arc<RefusedHello>>>);
 
 impl RefusedRing {
-    /// Adds one; the oldest gives way.
+    /// Adds one; the oldest gives way. While somebody else adds or reads, it is left out: a worker never waits for it.
     pub fn push(&self, refused: RefusedHello) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.len() == MOST {
-            ring.pop_front();
-        }
+        let refused = Arc::new(refused);
+        let Ok(mut ring) = self.0.try_lock() else { return };
+        let oldest = if ring.len() == MOST { ring.pop_front() } else { None };
         ring.push_back(refused);
+        drop(ring);
+        drop(oldest);
     }
 
-    /// A copy of all.
-    pub fn list(&self) -> Vec<RefusedHello> {
+    /// All of them.
+    pub fn list(&self) -> Vec<Arc<RefusedHello>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }

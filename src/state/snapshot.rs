@@ -61,7 +61,13 @@ impl Listener {
 
     /// Whether a TLS client from `source` could get anywhere, whatever its hello says.
     pub fn could_route_tls(&self, source: IpAddr) -> bool {
-        self.config.pool.is_some() || self.routes.may_take_tls(source)
+        let leads_there = |route: &config::Route| {
+            let conditions = &route.conditions;
+            conditions.first_bytes.is_empty()
+                && conditions.takes_source(source)
+                && matches!(route.target, RouteTarget::Pool(_))
+        };
+        self.config.pool.is_some() || self.config.routes.iter().any(leads_there)
     }
 
     /// Where a rule stands, as `file:line`.

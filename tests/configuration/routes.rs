@@ -167,7 +167,7 @@ warning[W004]: `max-hello` of listener `postgres` has no effect: protocol tcp re
 7 | max-hello = 1024
   | ^^^^^^^^^
 
-error[E017]: `reject = "alert"` of listener `postgres` needs protocol tls
+error[E017]: `reject = "alert"` of listener `postgres` needs protocol tls or postgres
  --> a.toml:8:10
   |
 8 | reject = "alert"
@@ -175,25 +175,25 @@ error[E017]: `reject = "alert"` of listener `postgres` needs protocol tls
   |
   = help: use "reset" or "close"
 
-error[E017]: `sni` in route of listener `postgres` needs protocol tls
+error[E017]: `sni` in route of listener `postgres` needs protocol tls or postgres
   --> a.toml:10:1
    |
 10 | sni = ["a.test"]
    | ^^^
 
-error[E017]: `alpn` in route of listener `postgres` needs protocol tls
+error[E017]: `alpn` in route of listener `postgres` needs protocol tls or postgres
   --> a.toml:11:1
    |
 11 | alpn = ["h2"]
    | ^^^^
 
-error[E017]: `tls-min` in route of listener `postgres` needs protocol tls
+error[E017]: `tls-min` in route of listener `postgres` needs protocol tls or postgres
   --> a.toml:12:1
    |
 12 | tls-min = "1.2"
    | ^^^^^^^
 
-error[E017]: `reject = "alert"` in route of listener `postgres` needs protocol tls
+error[E017]: `reject = "alert"` in route of listener `postgres` needs protocol tls or postgres
   --> a.toml:13:10
    |
 13 | reject = "alert"

@@ -35,9 +35,9 @@ fn join<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
 /// less is known of it.
 fn same(a: &Outcome, b: &Outcome) -> bool {
     match (a, b) {
-        (Some(Err(Refusal::NotTls(_))), Some(Err(Refusal::NotTls(_)))) => true,
         // All at once, the limit of raw bytes is looked at after everything else.
-        (Some(_), Some(Err(Refusal::TooManyRawBytes { .. })))
+        (Some(Err(Refusal::NotTls(_))), Some(Err(Refusal::NotTls(_))))
+        | (Some(_), Some(Err(Refusal::TooManyRawBytes { .. })))
         | (Some(Err(Refusal::TooManyRawBytes { .. })), Some(_)) => true,
         _ => a == b,
     }

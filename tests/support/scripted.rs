@@ -32,6 +32,8 @@ pub enum Answer {
     Serves(&'static str),
     /// These bytes, and nothing more; it reads on.
     Says(&'static [u8]),
+    /// The same in two segments, the second some time after the first.
+    SaysInPieces(&'static [u8], &'static [u8]),
     /// FIN without a byte.
     Closes,
     /// RST without a byte.
@@ -114,6 +116,13 @@ impl Ear<'_> {
             Answer::Resets => return socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)),
             Answer::Closes if head == SSL_REQUEST => self.stream.shutdown(Shutdown::Write)?,
             Answer::Says(bytes) => self.stream.write_all(bytes)?,
+            Answer::SaysInPieces(front, back) => {
+                self.stream.set_nodelay(true)?;
+                self.stream.write_all(front)?;
+                // Long enough to be read by itself; if it is not, the test proves less, and does not fail.
+                std::thread::sleep(Duration::from_millis(50));
+                self.stream.write_all(back)?;
+            }
             Answer::Serves(name) => {
                 if head == SSL_REQUEST {
                     self.stream.write_all(b"S")?;

@@ -13,7 +13,7 @@ const MESSAGE_HEADER: usize = 4;
 pub enum Step {
     /// The hello is not whole yet.
     NeedMore,
-    /// [`Joiner::message`] is a whole handshake message.
+    /// A handshake message is whole; [`joined`] takes it out of the raw bytes.
     Complete,
 }
 

@@ -160,6 +160,19 @@ pub enum SslAnswer {
     Unknown(u8),
 }
 
+/// Whether nothing of an answer is missing: only an error has more than one byte, as many as it says.
+pub fn is_whole_answer(bytes: &[u8]) -> bool {
+    match bytes {
+        [] | [b'E'] => false,
+        [b'E', rest @ ..] => match rest.first_chunk::<4>() {
+            Some(length) if length[..2] == [0, 0] => rest.len() >= u32::from_be_bytes(*length) as usize,
+            // Text up to a NUL, as of protocol 2.
+            _ => rest[0] != 0 && rest.contains(&0),
+        },
+        _ => true,
+    }
+}
+
 /// Longest text of a server's error that is kept, in bytes.
 const MOST_ERROR_TEXT: usize = 200;
 
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn answers_to_a_request_for_tls_are_told_apart() {
-        let error = [&b"E\0\0\0\x30SFATAL\0C57P03\0Mthe database system is starting up\0\0"[..]].concat();
+        let error = [&b"E\0\0\0\x37SFATAL\0C57P03\0Mthe database system is starting up\0\0"[..]].concat();
         let table: [(&[u8], SslAnswer); 9] = [
             (b"S", SslAnswer::Yes),
             (b"N", SslAnswer::No),
@@ -275,6 +288,10 @@ mod tests {
         for (bytes, want) in table {
             assert_eq!(ssl_answer(bytes), want, "{}", bytes.escape_ascii());
         }
+        for length in 1..error.len() {
+            assert!(!is_whole_answer(&error[..length]), "cut at {length}");
+        }
+        assert!(is_whole_answer(&error) && is_whole_answer(b"S") && is_whole_answer(b"Ecould not fork\0"));
         let endless = [b"E".as_slice(), &vec![b'x'; 100_000]].concat();
         assert!(matches!(ssl_answer(&endless), SslAnswer::Error(text) if text.len() == MOST_ERROR_TEXT));
     }

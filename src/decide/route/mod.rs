@@ -135,11 +135,6 @@ impl RouteTable {
         !self.first_bytes.is_empty()
     }
 
-    /// Whether any rule for TLS takes the source.
-    pub fn may_take_tls(&self, source: IpAddr) -> bool {
-        self.rules.iter().any(|rule| rule.first_bytes.is_empty() && rule.takes_source(source))
-    }
-
     /// Lists of rules whose name matches, from the most specific to rules without a name.
     fn by_specificity<'a>(&'a self, sni: Option<&'a str>) -> impl Iterator<Item = &'a [RuleId]> {
         let exact = sni.and_then(|name| self.exact.get(name));
@@ -171,7 +166,8 @@ impl Conditions {
         (self.tls_min > question.version && self.tls_min.is_some()).then_some(Miss::Version)
     }
 
-    fn takes_source(&self, source: IpAddr) -> bool {
+    /// Whether `from` lets the source in.
+    pub fn takes_source(&self, source: IpAddr) -> bool {
         self.from.as_ref().is_none_or(|from| from.longest(source).is_some())
     }
 
@@ -259,8 +255,7 @@ mod tests {
         assert_eq!(table.find_first_bytes(FirstBytes::Ldap, here), Some(2));
         assert_eq!(table.find_first_bytes(FirstBytes::Ldap, there), None);
         assert_eq!(table.find_first_bytes(FirstBytes::Unknown, there), None);
-        assert!(table.wants_first_bytes() && table.may_take_tls(there));
-        assert!(!RouteTable::new(vec![web.clone()]).may_take_tls(there));
+        assert!(table.wants_first_bytes() && !RouteTable::new(vec![rule(&[])]).wants_first_bytes());
         assert!(!web.covers_conditions_of(&rule(&[])) && !rule(&[]).covers_conditions_of(&web));
     }
 }
