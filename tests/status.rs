@@ -296,7 +296,8 @@ fn text_records_have_the_fields_of_the_contract_in_order() {
     assert!(lines[0].contains(" end=- "), "{}", lines[0]);
     assert!(lines[1].contains(" sni=a.shop.test alpn=h2 tls=1.3 "), "{}", lines[1]);
     let hello = client_hello(Some("a.shop.test"), &["h2"]).len();
-    let end = format!(" end=done blame=- code=-- detail=- pq=false hello_bytes={hello} hello_records=1 hello_segments=1");
+    let end =
+        format!(" end=done blame=- code=-- detail=- pq=false hello_bytes={hello} hello_records=1 hello_segments=1");
     assert!(lines[1].ends_with(&end), "{}", lines[1]);
 }
 

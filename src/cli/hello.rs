@@ -83,7 +83,8 @@ impl Decoded {
         let bytes = match strip(all, &mut report) {
             Ok(rest) => rest,
             Err(why) => {
-                report["verdict"] = json!({ "outcome": "refused", "why": why, "end": "proxy_header_bad", "alert": null });
+                report["verdict"] =
+                    json!({ "outcome": "refused", "why": why, "end": "proxy_header_bad", "alert": null });
                 return Self { report, query: None };
             }
         };
@@ -216,7 +217,9 @@ fn extension(kind: u16, data: &[u8]) -> Value {
     let groups = |bytes: &[u8]| pairs(bytes).map(words::group).collect::<Vec<_>>().join(" ");
     let says = match kind {
         10 => Some(groups(data.get(2..).unwrap_or_default())),
-        43 => Some(pairs(data.get(1..).unwrap_or_default()).map(|one| format!("{one:#06x}")).collect::<Vec<_>>().join(" ")),
+        43 => Some(
+            pairs(data.get(1..).unwrap_or_default()).map(|one| format!("{one:#06x}")).collect::<Vec<_>>().join(" "),
+        ),
         51 => Some(shares(data.get(2..).unwrap_or_default())),
         _ => None,
     };
@@ -259,7 +262,8 @@ fn text(report: &Value) -> String {
     }
     for record in report["records"].as_array().into_iter().flatten() {
         let [name, version, length] = ["name", "version", "length"].map(|key| plain(&record[key]));
-        let cut = if record["there"] == record["length"] { String::new() } else { format!(", {} there", record["there"]) };
+        let cut =
+            if record["there"] == record["length"] { String::new() } else { format!(", {} there", record["there"]) };
         line("record", format!("{name}, version {version}, {length} bytes{cut}"));
     }
     let verdict = &report["verdict"];
@@ -277,7 +281,10 @@ fn text(report: &Value) -> String {
         line("ech", plain(&hello["ech"]));
         line("post-quantum", plain(&hello["pq"]));
         line("handshake", format!("{} bytes, {} behind it", report["handshake_bytes"], report["bytes_behind"]));
-        line("legacy", format!("{}, session id of {} bytes", plain(&hello["legacy_version"]), hello["session_id_bytes"]));
+        line(
+            "legacy",
+            format!("{}, session id of {} bytes", plain(&hello["legacy_version"]), hello["session_id_bytes"]),
+        );
         for (label, key) in [("cipher", "cipher_suites"), ("signature", "signature_algorithms")] {
             for entry in hello[key].as_array().into_iter().flatten() {
                 line(label, format!("{} {}", plain(&entry["id"]), plain(&entry["name"])));

@@ -105,10 +105,12 @@ enum CliCommand {
         listener: Option<String>,
     },
     /// Decode a captured ClientHello and say what sluice makes of it.
-    #[command(after_help = "The capture is what a client sends first, as raw bytes: TLS records, with whatever comes before \
+    #[command(
+        after_help = "The capture is what a client sends first, as raw bytes: TLS records, with whatever comes before \
         them (a PROXY header, PostgreSQL's requests).\n\nExamples:\n  sluice hello tests/data/hello/curl-h2.bin\n  \
         xxd -r -p hello.hex | sluice hello --json\n  \
-        sluice hello hello.bin --listener https -c config/sluice.toml")]
+        sluice hello hello.bin --listener https -c config/sluice.toml"
+    )]
     Hello(hello::HelloArgs),
     /// Take no new connections to a backend; its sessions run on.
     Drain {

@@ -135,7 +135,16 @@ pub fn sessions(globals: &Globals, backend: Option<String>, sni: Option<String>,
 pub fn refused(globals: &Globals, listener: Option<&str>) -> Exit {
     show(globals, "refused", &json!({ "listener": listener }), |list| {
         let mut table = Table::new(&[
-            "time", "listener", "client", "end", "alert", "bytes", "segments", "records", "first bytes", "why",
+            "time",
+            "listener",
+            "client",
+            "end",
+            "alert",
+            "bytes",
+            "segments",
+            "records",
+            "first bytes",
+            "why",
         ]);
         for row in list.as_array().into_iter().flatten() {
             let sizes = |list: &Value, size: &dyn Fn(&Value) -> String| {

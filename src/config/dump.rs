@@ -132,8 +132,12 @@ fn listener(listener: &Listener, config: &Config) -> Table {
 fn route(route: &Route, config: &Config) -> Table {
     let mut table = Table::new();
     let written = &route.written;
-    let lists =
-        [("sni", &written.sni), ("alpn", &written.alpn), ("from", &written.from), ("first-bytes", &written.first_bytes)];
+    let lists = [
+        ("sni", &written.sni),
+        ("alpn", &written.alpn),
+        ("from", &written.from),
+        ("first-bytes", &written.first_bytes),
+    ];
     for (key, list) in lists {
         if !list.is_empty() {
             set(&mut table, key, texts(list));

@@ -78,10 +78,12 @@ pub fn read_listener(
     let max_hello = section.size("max-hello", problems);
     let access = read_access(&section, problems);
     let trusted = section.prefixes("accept-proxy", problems).map(|list| list.value).unwrap_or_default();
-    let accept_proxy = (!trusted.is_empty()).then(|| trusted.into_iter().fold(PrefixMap::default(), |mut map, (prefix, _)| {
-        map.insert(prefix, ());
-        map
-    }));
+    let accept_proxy = (!trusted.is_empty()).then(|| {
+        trusted.into_iter().fold(PrefixMap::default(), |mut map, (prefix, _)| {
+            map.insert(prefix, ());
+            map
+        })
+    });
     let max_connections = section.integer("max-connections", problems).map(|count| count.value as u32);
     let idle_timeout = section.duration("idle-timeout", problems);
     let half_close_timeout = section.duration("half-close-timeout", problems);

@@ -198,15 +198,25 @@ fn listeners(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         std::iter::once(ok).chain(failed)
     });
     out.counters("tls_hello", "First bytes of TLS clients, by what became of them", rows)?;
-    per_listener(all, out, "tls_hello_traits", "Valid hellos with traits that limits and middleboxes break", "trait", |shard| {
-        HELLO_TRAITS.into_iter().zip(&shard.hello_traits).collect()
-    })?;
+    per_listener(
+        all,
+        out,
+        "tls_hello_traits",
+        "Valid hellos with traits that limits and middleboxes break",
+        "trait",
+        |shard| HELLO_TRAITS.into_iter().zip(&shard.hello_traits).collect(),
+    )?;
     per_listener(all, out, "proxy_headers", "PROXY headers that were believed", "version", |shard| {
         [Version::V1, Version::V2].map(Version::name).into_iter().zip(&shard.proxy_headers).collect()
     })?;
-    per_listener(all, out, "postgres_cancels", "Cancel requests in clear, by what became of them", "result", |shard| {
-        CancelResult::ALL.map(CancelResult::name).into_iter().zip(&shard.cancels).collect()
-    })?;
+    per_listener(
+        all,
+        out,
+        "postgres_cancels",
+        "Cancel requests in clear, by what became of them",
+        "result",
+        |shard| CancelResult::ALL.map(CancelResult::name).into_iter().zip(&shard.cancels).collect(),
+    )?;
     let shards: Vec<&ListenerShard> = all.iter().flat_map(|l| l.state.shards.iter().map(|shard| &shard.0)).collect();
     let times: Vec<_> = shards.iter().map(|shard| &shard.hello_seconds).collect();
     out.histograms("tls_hello_seconds", "From accept to a whole hello", [(none(), Buckets::of_shards(&times))])?;

@@ -124,11 +124,7 @@ impl CloseReason {
     pub const fn is_of_first_bytes(self) -> bool {
         matches!(
             self,
-            Self::HelloTimeout
-                | Self::HelloMalformed
-                | Self::HelloTooLarge
-                | Self::NotTls
-                | Self::ProxyHeaderBad
+            Self::HelloTimeout | Self::HelloMalformed | Self::HelloTooLarge | Self::NotTls | Self::ProxyHeaderBad
         )
     }
 

@@ -223,7 +223,9 @@ async fn await_consent(
             Ok(0) => return Err(no_consent(ConnectError::Closed, "closed instead of answering SSLRequest")),
             Ok(count) => return judge(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(no_consent(ConnectError::Closed, format!("{error} instead of an answer to SSLRequest"))),
+            Err(error) => {
+                return Err(no_consent(ConnectError::Closed, format!("{error} instead of an answer to SSLRequest")));
+            }
         }
         deadline.wait(worker, session, stream.readable()).await.map_err(|failure| match failure {
             Failure::Connect(ConnectError::Timeout, error) => {
@@ -239,9 +241,10 @@ fn judge(answer: &[u8]) -> Result<(), Failure> {
         SslAnswer::Yes => return Ok(()),
         SslAnswer::No => no_consent(ConnectError::NoTls, "answered N to SSLRequest: it has no TLS"),
         SslAnswer::Error(text) => no_consent(ConnectError::ErrorResponse, format!("answered SSLRequest with: {text}")),
-        SslAnswer::Surplus(count) => {
-            no_consent(ConnectError::BadAnswer, format!("sent {count} unencrypted bytes behind its answer to SSLRequest"))
-        }
+        SslAnswer::Surplus(count) => no_consent(
+            ConnectError::BadAnswer,
+            format!("sent {count} unencrypted bytes behind its answer to SSLRequest"),
+        ),
         SslAnswer::Unknown(byte) => {
             no_consent(ConnectError::BadAnswer, format!("answered SSLRequest with byte {byte:#04x}: not PostgreSQL"))
         }

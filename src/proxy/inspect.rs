@@ -86,11 +86,12 @@ pub async fn hello(
     loop {
         let bytes = client.bytes();
         // What a rule may take is not refused before it is sure to be something else.
-        let other = if seen == 0 && listener.routes_first_bytes() && bytes.first().is_some_and(|byte| *byte != HANDSHAKE) {
-            recognise(bytes)
-        } else {
-            Recognised::Certain(FirstBytes::Unknown)
-        };
+        let other =
+            if seen == 0 && listener.routes_first_bytes() && bytes.first().is_some_and(|byte| *byte != HANDSHAKE) {
+                recognise(bytes)
+            } else {
+                Recognised::Certain(FirstBytes::Unknown)
+            };
         if let Recognised::Certain(spoken) = other {
             if spoken != FirstBytes::Unknown
                 && let Some(result) = by_first_bytes(listener, session, client, spoken)

@@ -229,7 +229,8 @@ fn fields<F: Fields>(session: &Session, reason: Option<CloseReason>, out: &mut F
 /// What came in by a PROXY header; only records of such connections have it.
 fn via_fields<F: Fields>(via: &Via, out: &mut F) -> Result<(), F::Error> {
     // Up to 4 KiB of anything, from a sender that is trusted with addresses, not with our log.
-    let shown = |bytes: Option<&[u8]>| bytes.map(|bytes| bytes[..bytes.len().min(MOST_SHOWN)].escape_ascii().to_string());
+    let shown =
+        |bytes: Option<&[u8]>| bytes.map(|bytes| bytes[..bytes.len().min(MOST_SHOWN)].escape_ascii().to_string());
     let tlvs = &via.tlvs;
     out.field("via", Value::Text(&via.peer.to_string()))?;
     out.field("via_authority", Value::text(shown(tlvs.authority.as_deref()).as_deref()))?;

@@ -34,7 +34,14 @@ impl RouteQuery {
     /// A TLS 1.3 client without a name from this machine.
     pub fn new(listener: impl Into<String>) -> Self {
         let from = IpAddr::from([127, 0, 0, 1]);
-        Self { listener: listener.into(), sni: None, alpn: Vec::new(), tls: TlsVersion(0x0304), first_bytes: None, from }
+        Self {
+            listener: listener.into(),
+            sni: None,
+            alpn: Vec::new(),
+            tls: TlsVersion(0x0304),
+            first_bytes: None,
+            from,
+        }
     }
 }
 

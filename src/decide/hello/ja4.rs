@@ -65,11 +65,7 @@ pub fn ja4(hello: &ClientHello<'_>) -> Ja4 {
     head[4..6].copy_from_slice(&two_digits(cipher_count));
     head[6..8].copy_from_slice(&two_digits(extension_count));
     head[8..10].copy_from_slice(&alpn_marks(hello.alpn.iter().next()));
-    Ja4 {
-        head,
-        ciphers: digest(&ciphers, &[]),
-        extensions: digest(&extensions, &numbers(hello.signature_algorithms)),
-    }
+    Ja4 { head, ciphers: digest(&ciphers, &[]), extensions: digest(&extensions, &numbers(hello.signature_algorithms)) }
 }
 
 fn numbers(bytes: &[u8]) -> Numbers {

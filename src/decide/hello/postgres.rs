@@ -102,7 +102,11 @@ pub fn opening(bytes: &[u8]) -> Opening {
         SSL_CODE if bytes_claimed == HEAD => Opening::Request(Request::Ssl),
         GSS_CODE if bytes_claimed == HEAD => Opening::Request(Request::Gss),
         CANCEL_CODE if CANCEL_LENGTHS.contains(&bytes_claimed) => {
-            if bytes.len() < bytes_claimed { Opening::NeedMore } else { Opening::Cancel { length: bytes_claimed } }
+            if bytes.len() < bytes_claimed {
+                Opening::NeedMore
+            } else {
+                Opening::Cancel { length: bytes_claimed }
+            }
         }
         SSL_CODE | GSS_CODE | CANCEL_CODE => Opening::Refused(OpeningError::Length(length)),
         _ if !(HEAD..=MOST_START_UP).contains(&bytes_claimed) => Opening::Refused(OpeningError::Length(length)),

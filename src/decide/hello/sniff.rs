@@ -111,7 +111,11 @@ pub fn recognise(bytes: &[u8]) -> Recognised {
             Fit::No => {}
         }
     }
-    if open && bytes.len() < MOST_TO_RECOGNISE { Recognised::NeedMore } else { Recognised::Certain(FirstBytes::Unknown) }
+    if open && bytes.len() < MOST_TO_RECOGNISE {
+        Recognised::NeedMore
+    } else {
+        Recognised::Certain(FirstBytes::Unknown)
+    }
 }
 
 /// What `bytes` look like; two are enough for a name, one is not.

@@ -95,11 +95,7 @@ fn in_one_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, So
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
         IpAddr::V6(_) => address,
     };
-    if source.is_ipv4() == destination.is_ipv4() {
-        (source, destination)
-    } else {
-        (as_v6(source), as_v6(destination))
-    }
+    if source.is_ipv4() == destination.is_ipv4() { (source, destination) } else { (as_v6(source), as_v6(destination)) }
 }
 
 #[cfg(test)]
@@ -114,8 +110,7 @@ mod tests {
     #[track_caller]
     fn reads_back(source: &str, destination: &str, want: (&str, &str)) {
         let (source, destination) = (address(source), address(destination));
-        let outgoing =
-            Outgoing { source, destination, unique_id: b"0123", authority: None, alpn: None, cloud: None };
+        let outgoing = Outgoing { source, destination, unique_id: b"0123", authority: None, alpn: None, cloud: None };
         let want = Addresses { source: address(want.0), destination: address(want.1) };
         for bytes in [write_v1(source, destination), write_v2(&outgoing)] {
             let header = parse(&bytes).expect("valid").expect("whole");
