@@ -73,36 +73,36 @@ fn hello() -> Vec<u8> {
     client_hello(Some("a.test"), &[])
 }
 
-/// A client's connection and its peer's answer to `bytes`.
-fn ask(daemon: &Daemon, source: Ipv4Addr, port: u16, bytes: &[u8]) -> (TcpStream, io::Result<Vec<u8>>) {
+/// Who asked, and the answer to `bytes`; the connection is closed.
+fn ask(daemon: &Daemon, source: Ipv4Addr, port: u16, bytes: &[u8]) -> (String, io::Result<Vec<u8>>) {
     let mut stream = connect_from(source, daemon.at(port));
     stream.write_all(bytes).unwrap();
-    let answer = rest_of(&mut stream);
-    (stream, answer)
+    finish(stream)
 }
 
-fn rest_of(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map(|_| answer)
+/// How sluice sees the client, and all that it is answered; the connection is closed.
+fn finish(mut stream: TcpStream) -> (String, io::Result<Vec<u8>>) {
+    let (peer, mut answer) = (stream.local_addr().unwrap().to_string(), Vec::new());
+    let ended = stream.read_to_end(&mut answer);
+    (peer, ended.map(|_| answer))
 }
 
 /// The record of the connection, found by its real peer.
 #[track_caller]
-fn record_of(daemon: &Daemon, stream: &TcpStream) -> Value {
-    let peer = stream.local_addr().unwrap().to_string();
-    let is_it = |record: &Value| record.get("via").unwrap_or(&record["client"]) == &Value::from(peer.as_str());
+fn record_of(daemon: &Daemon, peer: &str) -> Value {
+    let is_it = |record: &Value| record.get("via").unwrap_or(&record["client"]) == peer;
     eventually(&format!("a record of {peer}"), || daemon.records().into_iter().find(is_it))
 }
 
 /// The connection is refused for its header: RST, and the record says why.
 #[track_caller]
 fn refused_for_header(daemon: &Daemon, source: Ipv4Addr, bytes: &[u8], detail: &str) {
-    let (stream, answer) = ask(daemon, source, 443, bytes);
+    let (peer, answer) = ask(daemon, source, 443, bytes);
     let error = answer.expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{}", bytes.escape_ascii());
-    let record = record_of(daemon, &stream);
+    let record = record_of(daemon, &peer);
     assert_eq!((&record["end"], &record["detail"]), (&"proxy_header_bad".into(), &detail.into()), "{record}");
-    assert_eq!((&record["client"], record.get("via")), (&stream.local_addr().unwrap().to_string().into(), None));
+    assert_eq!((&record["client"], record.get("via")), (&peer.as_str().into(), None));
 }
 
 #[test]
@@ -119,8 +119,7 @@ fn header_may_be_split_anywhere() {
             stream.write_all(&bytes[..cut]).unwrap();
             wait_until_read(&stream);
             stream.write_all(&bytes[cut..]).unwrap();
-            assert_eq!(rest_of(&mut stream).unwrap(), b"a", "cut at {cut}");
-            drop(stream);
+            assert_eq!(finish(stream).1.unwrap(), b"a", "cut at {cut}");
             assert_eq!(backend.next().all, hello, "cut at {cut}");
         }
         let mut stream = connect_from(FRONT, daemon.at(443));
@@ -128,11 +127,11 @@ fn header_may_be_split_anywhere() {
             stream.write_all(piece).unwrap();
             wait_until_read(&stream);
         }
-        assert_eq!(rest_of(&mut stream).unwrap(), b"a");
-        let record = record_of(&daemon, &stream);
+        let (peer, answer) = finish(stream);
+        assert_eq!(answer.unwrap(), b"a");
+        let record = record_of(&daemon, &peer);
         assert_eq!(record["client"], client, "{record}");
         assert!(record["hello_segments"].as_u64().unwrap() > 5, "it came in pieces: {record}");
-        drop(stream);
         assert_eq!(backend.next().all, hello);
     }
     let believed =
@@ -215,7 +214,8 @@ fn half_a_header_ends_after_a_second_however_slowly_it_comes() {
         let took = begun.elapsed().as_millis();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert!((900..1300).contains(&took), "took {took} ms");
-        let record = record_of(&daemon, &stream);
+        let peer = stream.local_addr().unwrap().to_string();
+        let record = record_of(&daemon, &peer);
         assert_eq!(record["end"], "proxy_header_bad", "{record}");
         let detail = record["detail"].as_str().unwrap();
         assert!(detail.ends_with(" bytes of a PROXY header after 1000 ms"), "{detail}");
@@ -241,15 +241,15 @@ fn addresses_of_the_header_are_allowed_and_denied() {
         (DENIED_FRONT, b"PROXY UNKNOWN 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(), denied),
     ];
     for (source, header, want) in table {
-        let (stream, answer) = ask(&daemon, source, 443, &[&header[..], &hello()].concat());
-        let (answer, record) = (answer.unwrap(), record_of(&daemon, &stream));
+        let (peer, answer) = ask(&daemon, source, 443, &[&header[..], &hello()].concat());
+        let (answer, record) = (answer.unwrap(), record_of(&daemon, &peer));
         match want {
             Ok(client) => assert_eq!((&answer[..], &record["client"]), (&b"a"[..], &client.into()), "{record}"),
             Err(alert) => {
                 assert_eq!((alert_of(&answer), &record["end"]), (Some(alert), &"source_denied".into()), "{record}");
             }
         }
-        assert_eq!(record["via"], stream.local_addr().unwrap().to_string(), "{record}");
+        assert_eq!(record["via"], *peer, "{record}");
     }
     // Routes by source see the client too.
     let hello = client_hello(Some("from.test"), &[]);
@@ -284,11 +284,11 @@ fn record_has_the_client_and_what_else_the_header_said() {
     let (daemon, _backend) = start();
     let hello = hello();
     let mut ask = |header: &[u8]| {
-        let (stream, answer) = ask(&daemon, FRONT, 443, &[header, &hello].concat());
+        let (peer, answer) = ask(&daemon, FRONT, 443, &[header, &hello].concat());
         assert_eq!(answer.unwrap(), b"a");
-        let record = record_of(&daemon, &stream);
+        let record = record_of(&daemon, &peer);
         assert_eq!((&record["end"], &record["sni"]), (&"done".into(), &"a.test".into()), "{record}");
-        (stream.local_addr().unwrap().to_string(), record)
+        (peer, record)
     };
     let fields = [
         tlv(ALPN, b"h2"),
@@ -335,10 +335,16 @@ fn what_stands_behind_the_header_is_the_clients() {
     let (_, answer) = ask(&daemon, FRONT, 443, &[V1, &hello].concat());
     assert_eq!(answer.unwrap(), b"a");
     assert_eq!(backend.next().all, hello);
+}
+
+#[test]
+fn second_header_is_what_the_client_says() {
+    let (daemon, _backend) = start();
+    let hello = hello();
     for second in [V1.to_vec(), v2_from("192.0.2.8:1", &[])] {
-        let (stream, answer) = ask(&daemon, FRONT, 443, &[V1, &second, &hello].concat());
+        let (peer, answer) = ask(&daemon, FRONT, 443, &[V1, &second, &hello].concat());
         assert_eq!(answer.unwrap(), b"");
-        let record = record_of(&daemon, &stream);
+        let record = record_of(&daemon, &peer);
         assert_eq!((&record["end"], &record["client"]), (&"not_tls".into(), &"192.0.2.7:50000".into()), "{record}");
     }
 }
@@ -350,16 +356,15 @@ fn header_of_a_stranger_is_not_believed() {
     for header in [V1, &v2_from("192.0.2.7:1", &[]), &v2(LOCAL, 0, &[])] {
         let bytes = [header, &hello()].concat();
         refused_for_header(&daemon, STRANGER, &bytes, why);
-        let (stream, answer) = ask(&daemon, STRANGER, 445, &bytes);
+        let (peer, answer) = ask(&daemon, STRANGER, 445, &bytes);
         assert_eq!(answer.unwrap(), b"");
-        let record = record_of(&daemon, &stream);
+        let record = record_of(&daemon, &peer);
         assert_eq!(record["detail"], "first bytes are proxy, not TLS", "{record}");
         // A tcp listener looks at nothing.
-        let (stream, answer) = ask(&daemon, STRANGER, 444, &bytes);
+        let (peer, answer) = ask(&daemon, STRANGER, 444, &bytes);
         assert_eq!(answer.unwrap(), b"a");
-        let record = record_of(&daemon, &stream);
-        assert_eq!((&record["client"], record.get("via")), (&stream.local_addr().unwrap().to_string().into(), None));
-        drop(stream);
+        let record = record_of(&daemon, &peer);
+        assert_eq!((&record["client"], record.get("via")), (&peer.as_str().into(), None));
         assert_eq!(backend.next().all, bytes);
     }
     // Without one it is a client like any other.
@@ -374,17 +379,17 @@ fn tcp_listener_takes_headers_too() {
     stream.write_all(V1).unwrap();
     wait_until_read(&stream);
     stream.write_all(b"anything").unwrap();
-    assert_eq!(rest_of(&mut stream).unwrap(), b"a");
-    let record = record_of(&daemon, &stream);
+    let (peer, answer) = finish(stream);
+    assert_eq!(answer.unwrap(), b"a");
+    let record = record_of(&daemon, &peer);
     assert_eq!((&record["client"], &record["destination"]), (&"192.0.2.7:50000".into(), &"198.51.100.9:443".into()));
-    drop(stream);
     assert_eq!(backend.next().all, b"anything");
     for (bytes, end) in [
         (&b"anything"[..], "proxy_header_bad"),
         (b"PROXY TCP4 203.0.113.1 198.51.100.9 50000 443\r\nanything", "source_denied"),
     ] {
-        let (stream, answer) = ask(&daemon, FRONT, 444, bytes);
+        let (peer, answer) = ask(&daemon, FRONT, 444, bytes);
         assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(record_of(&daemon, &stream)["end"], end);
+        assert_eq!(record_of(&daemon, &peer)["end"], end);
     }
 }
