@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::hello::client_hello;
 use support::proxy::{
     ALPN, AUTHORITY, AWS, AZURE, CRC32C, GCP, LOCAL, PROXY, SIGNATURE, TCP4, TCP6, UNIQUE_ID, Witness, connect_from,
-    tlv, v2, v2_from, wait_until_read, with_checksum,
+    finish, tlv, v2, v2_from, wait_until_read, with_checksum,
 };
 use support::{Backend, Daemon, alert_of, eventually, own_loopback};
 
@@ -78,13 +78,6 @@ fn ask(daemon: &Daemon, source: Ipv4Addr, port: u16, bytes: &[u8]) -> (String, i
     let mut stream = connect_from(source, daemon.at(port));
     stream.write_all(bytes).unwrap();
     finish(stream)
-}
-
-/// How sluice sees the client, and all that it is answered; the connection is closed.
-fn finish(mut stream: TcpStream) -> (String, io::Result<Vec<u8>>) {
-    let (peer, mut answer) = (stream.local_addr().unwrap().to_string(), Vec::new());
-    let ended = stream.read_to_end(&mut answer);
-    (peer, ended.map(|_| answer))
 }
 
 /// The record of the connection, found by its real peer.

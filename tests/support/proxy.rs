@@ -1,7 +1,7 @@
 //! PROXY headers made without the code under test, and a backend that tells what it was sent.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -179,4 +179,11 @@ pub fn wait_until_read(stream: &TcpStream) {
         assert!(begun.elapsed() < DEADLINE, "not read within {DEADLINE:?}");
         thread::yield_now();
     }
+}
+
+/// How sluice sees the client, and all that it is answered; the connection is closed.
+pub fn finish(mut stream: TcpStream) -> (String, io::Result<Vec<u8>>) {
+    let (peer, mut answer) = (stream.local_addr().unwrap().to_string(), Vec::new());
+    let ended = stream.read_to_end(&mut answer);
+    (peer, ended.map(|_| answer))
 }
