@@ -166,7 +166,9 @@ pub fn wait_until_read(stream: &TcpStream) {
         SocketAddr::V4(v4) => format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()),
         SocketAddr::V6(_) => panic!("only IPv4"),
     };
-    let (theirs, ours) = (shown(stream.peer_addr().unwrap()), shown(stream.local_addr().unwrap()));
+    // A socket that was reset has no peer any more, and is read by nobody.
+    let Ok(peer) = stream.peer_addr() else { return };
+    let (theirs, ours) = (shown(peer), shown(stream.local_addr().unwrap()));
     let begun = Instant::now();
     loop {
         let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
