@@ -55,7 +55,9 @@ impl Dice {
     fn v6(&mut self) -> SocketAddr {
         let mut ip = [0; 16];
         // Runs of zeros, so that the short forms occur.
-        ip.iter_mut().for_each(|byte| *byte = if self.roll(2) == 0 { 0 } else { self.byte() });
+        for byte in &mut ip {
+            *byte = if self.roll(2) == 0 { 0 } else { self.byte() };
+        }
         (Ipv6Addr::from(ip), self.port()).into()
     }
 
@@ -230,10 +232,12 @@ fn compare_fields(header: &Header, oracle: &HeaderResult<'_>) {
 
 #[test]
 fn what_we_take_the_oracle_takes_and_reads_alike() {
-    let seed = env::var("SLUICE_TEST_SEED").ok().map(|seed| seed.parse().unwrap()).unwrap_or_else(|| {
+    let seed = if let Ok(seed) = env::var("SLUICE_TEST_SEED") {
+        seed.parse().expect("a number")
+    } else {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         next_random(since.as_nanos() as u64 ^ u64::from(process::id()))
-    });
+    };
     println!("SLUICE_TEST_SEED={seed}");
     let mut dice = Dice(seed);
     let (mut verdicts, mut exceptions) = (BTreeMap::<_, usize>::new(), BTreeMap::new());

@@ -16,7 +16,7 @@ use support::proxy::{
 use support::{Daemon, own_loopback};
 
 /// Must send headers.
-const FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const FRONT: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// A client of its own.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,7 +18,7 @@ use support::proxy::{
 use support::{Backend, Daemon, alert_of, eventually, own_loopback};
 
 /// Must send headers.
-const FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const FRONT: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Must send headers; its own address is denied.
 const DENIED_FRONT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// Anybody else.
@@ -188,9 +188,10 @@ fn every_malformed_header_is_refused_with_its_reason() {
 #[test]
 fn half_a_header_ends_after_a_second_however_slowly_it_comes() {
     let (daemon, _backend) = start();
-    for (header, slowly) in [(V1, false), (SIGNATURE, false), (V1, true)] {
+    // Who says nothing at all is only heard of where a server may speak first; elsewhere the kernel keeps it.
+    for (port, header, slowly) in [(443, V1, false), (443, SIGNATURE, false), (444, b"\r", false), (443, V1, true)] {
         let begun = Instant::now();
-        let mut stream = connect_from(FRONT, daemon.at(443));
+        let mut stream = connect_from(FRONT, daemon.at(port));
         stream.set_read_timeout(Some(if slowly { Duration::from_millis(60) } else { support::DEADLINE })).unwrap();
         let mut sent = if slowly { 1 } else { header.len() - 1 };
         stream.write_all(&header[..sent]).unwrap();
@@ -276,7 +277,7 @@ fn clients_behind_one_proxy_are_hashed_apart_and_stick() {
 fn record_has_the_client_and_what_else_the_header_said() {
     let (daemon, _backend) = start();
     let hello = hello();
-    let mut ask = |header: &[u8]| {
+    let ask = |header: &[u8]| {
         let (peer, answer) = ask(&daemon, FRONT, 443, &[header, &hello].concat());
         assert_eq!(answer.unwrap(), b"a");
         let record = record_of(&daemon, &peer);

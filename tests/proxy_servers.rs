@@ -99,7 +99,7 @@ fn long_server_names_are_read_or_found_too_large() {
             }
         }
     }
-    println!("lengths of names whose headers are too large for this nginx: {refused:?}");
+    eprintln!("lengths of names whose headers are too large for this nginx: {refused:?}");
 }
 
 #[test]
