@@ -1,11 +1,12 @@
 //! PROXY headers made without the code under test, and a backend that tells what it was sent.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
 use std::time::Instant;
+use std::{fs, iter, thread};
 
 use socket2::{Domain, Socket, Type};
 
@@ -145,11 +146,21 @@ impl Witness {
     }
 }
 
-/// Connects from a loopback address of one's choice.
+/// Connects from a loopback address of one's choice, with a port that no test of this process had there before: a record
+/// can be found by its client.
 #[track_caller]
 pub fn connect_from(source: Ipv4Addr, target: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    static USED: Mutex<BTreeSet<(Ipv4Addr, u16)>> = Mutex::new(BTreeSet::new());
+    let socket = iter::repeat_with(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket
+    })
+    .find(|socket| {
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        USED.lock().unwrap().insert((source, port))
+    })
+    .expect("endless");
     socket.connect_timeout(&target.into(), DEADLINE).expect("connect");
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
