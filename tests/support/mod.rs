@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 pub mod backend;
 pub mod hello;
 pub mod plan;
+pub mod proxy;
 pub mod pump;
 pub mod scripted;
 pub mod servers;

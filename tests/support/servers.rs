@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use super::{DEADLINE, TempDir, eventually};
 
+pub mod configured;
 pub mod openssl;
 pub mod postgres;
 
