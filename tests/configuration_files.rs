@@ -75,7 +75,10 @@ fn written_keys() -> Vec<(String, &'static str, &'static str)> {
     for line in SHIPPED.lines() {
         if line.starts_with('[') {
             let (table, _) = line.split_once(" #").unwrap_or((line, ""));
-            heading = table.trim_end().replace("pool.shop", "pool.NAME").replace("pool.postgres", "pool.NAME");
+            table.trim_end().clone_into(&mut heading);
+            for pool in ["pool.shop", "pool.postgres", "pool.ssh"] {
+                heading = heading.replace(pool, "pool.NAME");
+            }
         } else if let Some(key) = key_of(line.strip_prefix("# ").unwrap_or(line)) {
             found.push((heading.clone(), key, line));
         }

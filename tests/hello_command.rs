@@ -148,6 +148,15 @@ bind = ["{ip}:443"]
 sni = ["a.test", "app.example.test"]
 tls-min = "1.3"
 pool = "a"
+[[listener]]
+name = "narrow"
+bind = ["{ip}:444"]
+max-hello = "512B"
+deny = ["203.0.113.0/24"]
+pool = "a"
+[[listener.route]]
+first-bytes = ["http"]
+pool = "a"
 [pool.a]
 backends = ["{ip}:1001"]
 "#;
@@ -170,6 +179,21 @@ backends = ["{ip}:1001"]
     let output = decode(&old, &["--listener", "tls", "-c", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert!(String::from_utf8(output.stdout).unwrap().contains("no route for this server name with this TLS version"));
+    // Its limit, the source in a PROXY header, and what it wants besides TLS are the listener's as well.
+    let arguments = ["--listener", "narrow", "-c", file.to_str().unwrap()];
+    let text = |bytes: &[u8]| {
+        let output = decode(bytes, &arguments);
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    let (large, code) = text(&records(&message(Some("a.test"), &[], 600), 16_384));
+    assert!(large.contains("refused   hello_too_large") && code == Some(6), "{large}");
+    let from = |source: &str| [format!("PROXY TCP4 {source} 198.51.100.1 5 443\r\n").as_bytes(), &known].concat();
+    assert_eq!(text(&from("192.0.2.1")).1, Some(0));
+    let (denied, code) = text(&from("203.0.113.1"));
+    assert!(denied.contains("refused   source_denied") && code == Some(6), "{denied}");
+    let (http, code) = text(b"GET / HTTP/1.1\r\n\r\n");
+    assert!(http.contains("pool      a") && code == Some(0), "{http}");
+    assert_eq!(text(b"SSH-2.0-x\r\n").1, Some(6));
     let none = decode(&known, &["--listener", "none", "--socket", socket.to_str().unwrap()]);
     assert!(String::from_utf8(none.stderr).unwrap().contains("no listener is called `none`"));
     assert_eq!(sluice().args(["hello", "/nonexistent"]).output().unwrap().status.code(), Some(1));

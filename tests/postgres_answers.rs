@@ -8,6 +8,7 @@ mod support;
 
 use std::fmt::Write;
 
+use serde_json::Value;
 use support::hello::client_hello;
 use support::scripted::{Answer, Client, GSS_REQUEST, SSL_REQUEST, START_UP, Scripted, cancel_request};
 use support::{Daemon, alert_of, own_loopback};
@@ -233,4 +234,74 @@ fn text_of_an_error_that_comes_in_pieces_is_whole_in_the_record() {
     let record = daemon.wait_for_records(1)[0].clone();
     let detail = record["detail"].as_str().unwrap();
     assert!(detail.contains("the database system is starting up (SQLSTATE 57P03)"), "{record}");
+}
+
+/// Who asked for TLS and was told `S` gets no further without it, whatever routes there are for sessions without TLS.
+#[test]
+fn plain_text_after_consent_to_tls_is_refused() {
+    let address = own_loopback();
+    let (tls, plain) = (
+        Scripted::start((address, 1001), Answer::Serves("tls")),
+        Scripted::start((address, 1002), Answer::Serves("plain")),
+    );
+    let body = "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{ip}:5432\"]\n\
+         [[listener.route]]\nsni = [\"a.test\"]\npool = \"tls\"\n\
+         [[listener.route]]\nfirst-bytes = [\"postgres\"]\npool = \"plain\"\n\
+         [pool.tls]\nbackends = [\"{ip}:1001\"]\n[pool.plain]\nbackends = [\"{ip}:1002\"]\n";
+    let daemon = Daemon::start_on(address, body, "workers = 1\n", |command| command);
+    for (count, packet) in [&START_UP[..], &SSL_REQUEST, &cancel_request(4)].into_iter().enumerate() {
+        let mut client = Client::new(daemon.at(5432)).asked();
+        client.say(packet);
+        assert!(client.rest().is_empty(), "no answer of either protocol fits");
+        let record = daemon.wait_for_records(count + 1)[count].clone();
+        assert_eq!((&record["end"], &record["pool"]), (&"not_tls".into(), &Value::Null), "{record}");
+    }
+    assert!(tls.heard().is_empty() && plain.heard().is_empty());
+    // Without asking first, the route for it takes it.
+    let mut client = Client::new(daemon.at(5432));
+    client.say(&START_UP);
+    client.expect(b"plain");
+}
+
+/// A route for sessions without TLS restricts them, although everything leads to one pool.
+#[test]
+fn restricted_sessions_without_tls_are_not_relayed_past_their_route() {
+    let address = own_loopback();
+    let server = Scripted::start((address, 1001), Answer::Serves("a"));
+    let body = "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{ip}:5432\"]\npool = \"a\"\n\
+         [[listener.route]]\nfirst-bytes = [\"postgres\"]\nfrom = [\"127.0.0.2/32\"]\npool = \"a\"\n\
+         [pool.a]\nbackends = [\"{ip}:1001\"]\n";
+    let daemon = Daemon::start_on(address, body, "", |command| command);
+    let mut stranger = Client::from([127, 0, 0, 3], daemon.at(5432));
+    stranger.say(&START_UP);
+    assert!(stranger.rest().starts_with(b"E"));
+    assert!(server.heard().is_empty());
+    let mut known = Client::from([127, 0, 0, 2], daemon.at(5432));
+    known.say(&START_UP);
+    known.expect(b"a");
+}
+
+/// A server that does not close after a cancel request holds nothing up for long, least of all the end of the process.
+#[test]
+fn stop_does_not_wait_for_a_cancel_request() {
+    let address = own_loopback();
+    let server = Scripted::start((address, 1001), Answer::Serves("a"));
+    let body = "[[listener]]\nname = \"databases\"\nprotocol = \"postgres\"\nbind = [\"{ip}:5432\"]\n\
+         [[listener.route]]\nsni = [\"a.test\"]\npool = \"a\"\n[pool.a]\nbackends = [\"{ip}:1001\"]\n";
+    let mut daemon = Daemon::start_on(address, body, "shutdown-grace = \"200ms\"\n", |command| command);
+    let mut session = Client::new(daemon.at(5432)).asked();
+    session.say(&client_hello(Some("a.test"), &[]));
+    session.expect(b"a");
+    // Takes the place of the server: accepts by its backlog and never closes.
+    drop(server);
+    let _deaf = std::net::TcpListener::bind((address, 1001)).unwrap();
+    let mut client = Client::new(daemon.at(5432));
+    client.say(&cancel_request(4));
+    support::eventually("the cancel request is there", || {
+        (daemon.metric("sluice_listener_connections_active{listener=\"databases\"}") >= 2.0).then_some(())
+    });
+    let begun = std::time::Instant::now();
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.wait_for_exit().success());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
 }

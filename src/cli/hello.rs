@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -15,7 +16,8 @@ use super::{ConfigArgs, Globals};
 use crate::decide::hello::postgres::{HEAD, Opening, opening};
 use crate::decide::hello::proxy;
 use crate::decide::hello::{
-    Arrival, ClientHello, HelloFacts, Joiner, Limits, MAX_HELLO, Record, Refusal, Step, joined, records,
+    Arrival, ClientHello, FirstBytes, HelloFacts, Joiner, Limits, MAX_HELLO, Recognised, Record, Refusal, Step, joined,
+    recognise, records,
 };
 use crate::state::RouteQuery;
 
@@ -60,8 +62,12 @@ pub fn hello(globals: &Globals, args: &HelloArgs) -> Exit {
     } else {
         data(&text(&decoded.report));
     }
-    let is_refused = decoded.query.is_none() || !decoded.report["route"]["refused"].is_null();
-    if is_refused { Exit::Refused } else { Exit::Ok }
+    // A listener has the last word, where one was asked: it may refuse a valid hello, and want what is not TLS.
+    let goes_through = match decoded.report.get("route") {
+        Some(route) => route["refused"].is_null(),
+        None => decoded.report["verdict"]["outcome"] == "valid",
+    };
+    if goes_through { Exit::Ok } else { Exit::Refused }
 }
 
 fn read(args: &HelloArgs) -> io::Result<Vec<u8>> {
@@ -76,7 +82,7 @@ fn read(args: &HelloArgs) -> io::Result<Vec<u8>> {
 
 struct Decoded {
     report: Value,
-    /// What a listener would be asked; `None` unless the hello is whole and valid.
+    /// What a listener would be asked: of a hello that is whole and valid, or of what speaks instead.
     query: Option<RouteQuery>,
 }
 
@@ -104,7 +110,14 @@ impl Decoded {
                 });
                 Self { report, query: None }
             }
-            Err(refusal) => Self::refused(report, refusal),
+            Err(refusal) => {
+                let spoken = match recognise(bytes) {
+                    Recognised::Certain(spoken) if FirstBytes::ROUTABLE.contains(&spoken) => Some(spoken),
+                    _ => None,
+                };
+                let query = spoken.map(|_| RouteQuery { first_bytes: spoken, ..with_source(&report) });
+                Self { query, ..Self::refused(report, refusal) }
+            }
             Ok(Step::Complete) => {
                 let message = joined(bytes);
                 match ClientHello::parse(&message) {
@@ -152,12 +165,20 @@ impl Decoded {
             "signature_algorithms": numbered(hello.signature_algorithms, words::signature),
             "extensions": hello.extensions().map(|(kind, data)| extension(kind, data)).collect::<Vec<_>>(),
         });
-        let mut query = RouteQuery::new("");
+        let mut query = with_source(&report);
+        query.hello_bytes = Some(message.len());
         query.sni = facts.sni.map(Into::into);
         query.alpn = hello.alpn.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         query.tls = hello.version;
         Self { report, query: Some(query) }
     }
+}
+
+/// A query from the source that a PROXY header named, or from this machine.
+fn with_source(report: &Value) -> RouteQuery {
+    let source = report["proxy_header"]["source"].as_str().and_then(|text| text.parse::<SocketAddr>().ok());
+    let query = RouteQuery::new("");
+    RouteQuery { from: source.map_or(query.from, |source| source.ip()), ..query }
 }
 
 /// Takes off what may come before the hello: a PROXY header, PostgreSQL's requests.

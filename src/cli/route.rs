@@ -48,6 +48,7 @@ pub fn explained(globals: &Globals, config: &ConfigArgs, query: &RouteQuery) -> 
         "from": query.from,
         "tls": query.tls.to_string(),
         "first_bytes": query.first_bytes.map(FirstBytes::name),
+        "hello_bytes": query.hello_bytes,
     });
     ask(globals, "route", &params)
 }

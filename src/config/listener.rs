@@ -113,7 +113,7 @@ fn read_reject(section: &Section<'_>, protocol: Protocol, problems: &mut Problem
     match (reject_named(word.value), protocol) {
         (Reject::Alert, Protocol::Tcp) => {
             if section.has("reject") {
-                let message = format!("`reject = \"alert\"` of {} needs protocol tls", section.title);
+                let message = format!("`reject = \"alert\"` of {} needs protocol tls or postgres", section.title);
                 problems.add(Code::Conflict, word.place, message).hint("use \"reset\" or \"close\"");
             }
             Reject::Reset

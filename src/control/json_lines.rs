@@ -163,6 +163,7 @@ fn route_query(params: &Value) -> Result<RouteQuery, Failure> {
         let known = FirstBytes::from_config(spoken);
         query.first_bytes = Some(known.ok_or_else(|| wrong(format!("`{spoken}` is not a protocol of `first-bytes`")))?);
     }
+    query.hello_bytes = params["hello_bytes"].as_u64().map(|bytes| bytes as usize);
     query.sni = text("sni").map(str::to_owned);
     query.alpn = params["alpn"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     Ok(query)

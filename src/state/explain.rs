@@ -10,7 +10,7 @@ use super::snapshot::{Pool, Routed, Snapshot};
 use crate::config::{Access, Protocol};
 use crate::decide::balance::{Method, Tried, Turns, source_key};
 use crate::decide::close::CloseReason;
-use crate::decide::hello::{AlpnList, FirstBytes, ServerName, TlsVersion};
+use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
 use crate::decide::route::Question;
 
 /// A connection to explain.
@@ -26,6 +26,8 @@ pub struct RouteQuery {
     pub tls: TlsVersion,
     /// What speaks instead, when it is not TLS.
     pub first_bytes: Option<FirstBytes>,
+    /// Handshake bytes of the hello, where they are known.
+    pub hello_bytes: Option<usize>,
     /// The client.
     pub from: IpAddr,
 }
@@ -40,6 +42,7 @@ impl RouteQuery {
             alpn: Vec::new(),
             tls: TlsVersion(0x0304),
             first_bytes: None,
+            hello_bytes: None,
             from,
         }
     }
@@ -111,6 +114,13 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
         version: is_tls.then_some(query.tls),
         source: query.from,
     };
+    let limit = listener.config.max_hello;
+    if let Some(claimed) = query.hello_bytes.filter(|bytes| is_tls && *bytes > limit) {
+        let refusal = Refusal::TooLarge { claimed, limit };
+        answer.refused = Some(refusal.close_reason().name());
+        answer.reason = Some(refusal.to_string());
+        return Ok(answer);
+    }
     let routed = match query.first_bytes.filter(|_| is_tls) {
         None => listener.route(&question),
         Some(spoken) => {
