@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{GLOBAL, LOG, ROOT};
+use super::keys::{GLOBAL, LOG, RELAY, ROOT};
 use super::listener::{ReadListener, read_listener};
 use super::pool::read_pool;
 use super::section::{At, Section};
 use super::{
-    Code, Config, Global, Log, LogFormat, LogSessions, LogTarget, Place, Pool, Problems, RemovedSessions, RouteTarget,
-    Severity, Sources,
+    Code, Config, Global, Log, LogFormat, LogSessions, LogTarget, Place, Pool, Problems, RelayNumbers, RemovedSessions,
+    RouteTarget, Severity, Sources,
 };
 use crate::decide::balance::Method;
 
@@ -250,6 +250,7 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     let ready_delay = section.duration("ready-delay", problems);
     let removed_sessions = section.word("removed-sessions", problems);
     let state_file = section.text("state-file", problems);
+    let relay = read_relay(&section, problems);
     refuse_empty_path(&section, "status-socket", status_socket.as_ref(), problems);
     if let Some(path) = status_socket.as_ref().filter(|path| path.value.len() > MOST_SOCKET_PATH) {
         let message = format!("`status-socket` has {} bytes, more than {MOST_SOCKET_PATH}", path.value.len());
@@ -269,6 +270,26 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
             _ => RemovedSessions::Keep,
         },
         state_file: state_file.map(|path| PathBuf::from(path.value)),
+        relay: relay?,
+    })
+}
+
+fn read_relay(global: &Section<'_>, problems: &mut Problems) -> Option<RelayNumbers> {
+    let empty = DeTable::new();
+    let table = if global.has("relay") {
+        global.table("relay", problems)?
+    } else {
+        At { value: &empty, place: global.place.clone() }
+    };
+    let section = Section::open(&RELAY, "[global.relay]", &table.place, table.value, problems);
+    let [full_reads, small_fills] = ["full-reads", "small-fills"].map(|key| section.integer(key, problems));
+    let [small_fill, pipe_size, turn] = ["small-fill", "pipe-size", "turn"].map(|key| section.size(key, problems));
+    Some(RelayNumbers {
+        full_reads: full_reads?.value as u8,
+        small_fills: small_fills?.value as u8,
+        small_fill: small_fill?.value as u32,
+        pipe_size: pipe_size?.value as u32,
+        turn: turn?.value as u32,
     })
 }
 

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::value::format_size;
 use super::{
-    Access, Config, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
+    Access, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
     RemovedSessions, Route, RouteTarget, format_duration,
 };
 use crate::decide::hello::proxy::Version;
@@ -65,6 +65,15 @@ fn global(config: &Config) -> Table {
     if let Some(path) = &global.state_file {
         set(&mut table, "state-file", path.display().to_string());
     }
+    let mut relay = Table::new();
+    set(&mut relay, "full-reads", i64::from(global.relay.full_reads));
+    set(&mut relay, "small-fills", i64::from(global.relay.small_fills));
+    for (key, bytes) in
+        [("small-fill", global.relay.small_fill), ("pipe-size", global.relay.pipe_size), ("turn", global.relay.turn)]
+    {
+        set(&mut relay, key, format_size(u64::from(bytes)));
+    }
+    set(&mut table, "relay", relay);
     table
 }
 
@@ -122,6 +131,11 @@ fn listener(listener: &Listener, config: &Config) -> Table {
     }
     set(&mut table, "idle-timeout", time_or_off(listener.idle_timeout));
     set(&mut table, "half-close-timeout", time_or_off(listener.half_close_timeout));
+    for (key, time) in [("user-timeout", listener.user_timeout), ("keepalive", listener.keepalive)] {
+        if let Some(time) = time {
+            set(&mut table, key, time_or_off(time.time()));
+        }
+    }
     if !listener.routes.is_empty() {
         let routes = listener.routes.iter().map(|item| Value::from(route(item, config)));
         set(&mut table, "route", Value::Array(routes.collect()));
@@ -159,6 +173,21 @@ fn pool(pool: &Pool) -> Table {
     set(&mut table, "connect-timeout", format_duration(pool.connect_timeout));
     set(&mut table, "connect-tries", i64::from(pool.connect_tries));
     set(&mut table, "send-proxy", pool.send_proxy.map_or("off", Version::name));
+    match &pool.source_addresses[..] {
+        [] => set(&mut table, "source-address", "off"),
+        list => {
+            let list = list.iter().map(|address| address.to_string().into()).collect();
+            set(&mut table, "source-address", Value::Array(list));
+        }
+    }
+    set(&mut table, "relay", pool.relay.name());
+    set(&mut table, "tcp-fast-open", pool.fast_open == FastOpen::On);
+    set(&mut table, "preconnect", i64::from(pool.preconnect));
+    if pool.preconnect > 0 {
+        set(&mut table, "preconnect-idle", format_duration(pool.preconnect_idle));
+    }
+    set(&mut table, "user-timeout", time_or_off(pool.user_timeout));
+    set(&mut table, "keepalive", time_or_off(pool.keepalive));
     set(&mut table, "on-down", if pool.on_down == OnDown::Close { "close" } else { "keep" });
     let backends = pool.backends.iter().map(|backend| {
         let mut table = Table::new();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -9,7 +10,9 @@ use super::WrittenRoute;
 use super::keys::{LISTENER, ROUTE};
 use super::nearest::{hint_nearest, is_name};
 use super::section::{At, Section};
-use super::{Access, Code, Listener, Place, Pool, PoolId, Problems, Protocol, Reject, Route, RouteTarget, Sources};
+use super::{
+    Access, Code, Limit, Listener, Place, Pool, PoolId, Problems, Protocol, Reject, Route, RouteTarget, Sources,
+};
 use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::{Conditions, NamePattern};
@@ -87,6 +90,8 @@ pub fn read_listener(
     let max_connections = section.integer("max-connections", problems).map(|count| count.value as u32);
     let idle_timeout = section.duration("idle-timeout", problems);
     let half_close_timeout = section.duration("half-close-timeout", problems);
+    let user_timeout = section.duration("user-timeout", problems);
+    let keepalive = section.duration("keepalive", problems);
     // Kept without them too, so that what else is wrong is reported in the same run.
     let name = name.unwrap_or_else(|| At { value: String::new(), place: place.clone() });
     let binds = binds.map(|binds| binds.value).unwrap_or_default();
@@ -103,9 +108,15 @@ pub fn read_listener(
         max_connections,
         idle_timeout: idle_timeout.and_then(|time| time.value),
         half_close_timeout: half_close_timeout.and_then(|time| time.value),
+        user_timeout: user_timeout.map(limit),
+        keepalive: keepalive.map(limit),
         routes,
     };
     ReadListener { listener, name_place: name.place, binds, route_places }
+}
+
+fn limit(time: At<Option<Duration>>) -> Limit {
+    time.value.map_or(Limit::Off, Limit::After)
 }
 
 fn read_reject(section: &Section<'_>, protocol: Protocol, problems: &mut Problems) -> Reject {

@@ -68,6 +68,45 @@ pub struct Global {
     pub removed_sessions: RemovedSessions,
     /// Where overrides are kept over a restart.
     pub state_file: Option<PathBuf>,
+    /// When bytes are copied and when they are spliced.
+    pub relay: RelayNumbers,
+}
+
+/// `[global.relay]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayNumbers {
+    /// Full reads in a row before a direction is spliced.
+    pub full_reads: u8,
+    /// Small fills in a row before it is copied again.
+    pub small_fills: u8,
+    /// What counts as small, in bytes.
+    pub small_fill: u32,
+    /// Bytes of a pipe.
+    pub pipe_size: u32,
+    /// Bytes of one turn.
+    pub turn: u32,
+}
+
+/// Which way bytes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayPath {
+    /// Copied, and spliced while a direction is bulk.
+    Auto,
+    /// Copied through user space.
+    Copy,
+    /// Spliced through a pipe.
+    Splice,
+}
+
+impl RelayPath {
+    /// Name as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Copy => "copy",
+            Self::Splice => "splice",
+        }
+    }
 }
 
 /// What happens to sessions of a backend that a reload removes.
@@ -147,6 +186,25 @@ impl Protocol {
     }
 }
 
+/// A time that may be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Switched off.
+    Off,
+    /// After this time.
+    After(Duration),
+}
+
+impl Limit {
+    /// The time; `None` when it is off.
+    pub const fn time(self) -> Option<Duration> {
+        match self {
+            Self::Off => None,
+            Self::After(time) => Some(time),
+        }
+    }
+}
+
 /// How a rejected client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
@@ -194,6 +252,10 @@ pub struct Listener {
     pub idle_timeout: Option<Duration>,
     /// The same after one side finished.
     pub half_close_timeout: Option<Duration>,
+    /// For the client's leg, instead of the pool's; `None`: as the pool says.
+    pub user_timeout: Option<Limit>,
+    /// For the client's leg, instead of the pool's; `None`: as the pool says.
+    pub keepalive: Option<Limit>,
     /// Rules, in the order of the file.
     pub routes: Vec<Route>,
 }
@@ -262,10 +324,33 @@ pub struct Pool {
     pub connect_tries: u8,
     /// PROXY header for the backends.
     pub send_proxy: Option<Version>,
+    /// Addresses to connect from; empty: the kernel's choice.
+    pub source_addresses: Vec<std::net::IpAddr>,
+    /// Which way bytes take.
+    pub relay: RelayPath,
+    /// Whether the first bytes go in the SYN.
+    pub fast_open: FastOpen,
+    /// Ready connections of each worker to each backend.
+    pub preconnect: u16,
+    /// When a ready connection is renewed.
+    pub preconnect_idle: Duration,
+    /// Unacknowledged data ends a session after this time; `None`: when the kernel gives up.
+    pub user_timeout: Option<Duration>,
+    /// First keepalive probe.
+    pub keepalive: Option<Duration>,
     /// What happens to the sessions of a backend that goes down.
     pub on_down: OnDown,
     /// The check; `None`: live traffic alone decides.
     pub health: Option<HealthCheck>,
+}
+
+/// Whether a backend gets a client's first bytes in the SYN (RFC 7413).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastOpen {
+    /// Once the connection is established.
+    Off,
+    /// In the SYN, where there is a cookie.
+    On,
 }
 
 /// What happens to the sessions of a backend that goes down.

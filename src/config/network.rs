@@ -25,6 +25,34 @@ impl Section<'_> {
         })
     }
 
+    /// `"off"`, an address, or a list of addresses; `"off"` is an empty list.
+    pub fn sources(&self, name: &str, problems: &mut Problems) -> Option<At<Vec<IpAddr>>> {
+        self.read(name, problems, |section, key, raw, problems| {
+            let one = |raw: &Spanned<DeValue<'_>>, problems: &mut Problems| {
+                let text = section.string(key.name, raw, problems)?;
+                let place = section.place_of(raw);
+                if text == "client" {
+                    let message = format!("`{} = \"client\"` is not built yet", key.name);
+                    problems.add(Code::NotBuilt, place, message).hint("this version has `off` and addresses");
+                    return None;
+                }
+                let parsed = text.parse().ok();
+                if parsed.is_none() {
+                    let message = format!("`{text}` is not an address for `{}`", key.name);
+                    problems
+                        .add(Code::BadAddress, place, message)
+                        .hint("\"off\", an address such as \"10.0.0.5\", or a list of addresses");
+                }
+                parsed
+            };
+            match raw.get_ref() {
+                DeValue::Array(list) => Some(list.iter().filter_map(|element| one(element, problems)).collect()),
+                other if other.as_str() == Some("off") => Some(Vec::new()),
+                _ => Some(vec![one(raw, problems)?]),
+            }
+        })
+    }
+
     /// An address with a port.
     pub fn socket_address(&self, name: &str, problems: &mut Problems) -> Option<At<SocketAddr>> {
         self.read(name, problems, |section, key, raw, problems| section.one_socket_address(key.name, raw, problems))

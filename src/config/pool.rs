@@ -1,7 +1,7 @@
 //! Reads `[pool.NAME]`, its backends and its health check.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::keys::{BACKEND, HEALTH, POOL};
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
-use super::{Backend, Code, HealthCheck, OnDown, Place, Pool, Problems};
+use super::{Backend, Code, FastOpen, HealthCheck, OnDown, Place, Pool, Problems, RelayPath};
 use crate::decide::balance::{Balancer, Member, Method};
 use crate::decide::health::Thresholds;
 use crate::decide::hello::proxy::Version;
@@ -59,6 +59,24 @@ pub fn read_pool(
         Some("v2") => Some(Version::V2),
         _ => None,
     };
+    let relay = match section.word("relay", problems).map(|word| word.value) {
+        Some("copy") => RelayPath::Copy,
+        Some("splice") => RelayPath::Splice,
+        _ => RelayPath::Auto,
+    };
+    let fast_open = match section.flag("tcp-fast-open", problems) {
+        Some(At { value: true, .. }) => FastOpen::On,
+        _ => FastOpen::Off,
+    };
+    let preconnect = section.integer("preconnect", problems).map_or(0, |count| count.value as u16);
+    if preconnect == 0 && section.has("preconnect-idle") {
+        let message = format!("`preconnect-idle` of {title} has no effect: preconnect is 0");
+        problems.add(Code::NoEffect, section.key_place("preconnect-idle"), message);
+    }
+    let preconnect_idle = section.duration("preconnect-idle", problems).and_then(|time| time.value);
+    let user_timeout = section.duration("user-timeout", problems).and_then(|time| time.value);
+    let keepalive = section.duration("keepalive", problems).and_then(|time| time.value);
+    let source_addresses = read_sources(&section, &backends, problems);
     let connect_timeout = section.duration("connect-timeout", problems).and_then(|time| time.value);
     let connect_tries = section.integer("connect-tries", problems);
     Pool {
@@ -68,9 +86,30 @@ pub fn read_pool(
         connect_timeout: connect_timeout.unwrap_or_default(),
         connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
         send_proxy,
+        source_addresses,
+        relay,
+        fast_open,
+        preconnect,
+        preconnect_idle: preconnect_idle.unwrap_or_default(),
+        user_timeout,
+        keepalive,
         on_down,
         health: read_health(&section, problems),
     }
+}
+
+/// Reads `source-address`: each backend needs one of its family.
+fn read_sources(section: &Section<'_>, backends: &[Backend], problems: &mut Problems) -> Vec<IpAddr> {
+    let Some(sources) = section.sources("source-address", problems) else { return Vec::new() };
+    let without = backends.iter().find(|backend| {
+        !sources.value.is_empty() && !sources.value.iter().any(|source| source.is_ipv4() == backend.address.is_ipv4())
+    });
+    if let Some(backend) = without {
+        let family = if backend.address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!("`source-address` of {} has no {family} address for {}", section.title, backend.address);
+        problems.add(Code::Conflict, sources.place, message);
+    }
+    sources.value
 }
 
 /// Whether no backend is even written; written ones with problems are reported already.

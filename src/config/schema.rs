@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{BACKEND, GLOBAL, HEALTH, Key, Kind, LISTENER, LOG, POOL, ROUTE, SectionKeys, Status};
+use super::keys::{BACKEND, GLOBAL, HEALTH, Key, Kind, LISTENER, LOG, POOL, RELAY, ROUTE, SectionKeys, Status};
 
 /// The schema as a JSON document.
 pub fn schema() -> Value {
@@ -16,7 +16,7 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "required": ["listener"],
         "properties": {
-            "global": GLOBAL.schema(&[]),
+            "global": with(GLOBAL.schema(&[]), "relay", RELAY.schema(&[])),
             "log": LOG.schema(&[]),
             "listener": list_of(&listener),
             "pool": { "type": "object", "additionalProperties": pool },
@@ -80,6 +80,10 @@ impl Kind {
                 { "type": "integer", "minimum": low, "maximum": high },
             ] }),
             Self::Word(words) => json!({ "enum": words }),
+            Self::Sources => json!({ "anyOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" } },
+            ] }),
             Self::Words(words) => json!({ "type": "array", "items": { "enum": words } }),
             Self::SocketAddresses | Self::Prefixes | Self::Texts => {
                 json!({ "type": "array", "items": { "type": "string" } })

@@ -70,6 +70,7 @@ pub async fn run(worker: Rc<Worker>, door: Rc<Door>) {
                     Batch::More => yield_now().await,
                     Batch::Full => sleep(FULL_PAUSE).await,
                     Batch::Exhausted(error) => {
+                        worker.note_exhaustion();
                         if pause == PAUSE.0 {
                             let listener = &door.listener.borrow().listener.config.name;
                             tracing::warn!(%listener, %error, "cannot accept: out of descriptors or memory; pausing");

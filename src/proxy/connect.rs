@@ -3,23 +3,27 @@
 //! What we say ourselves comes first: a PROXY header, in one write with the hello, and PostgreSQL's request for TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use tokio::net::TcpStream;
 
+use super::consent::await_consent;
 use super::inspect::Inspected;
 use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
-use crate::decide::balance::Tried;
+use crate::config::FastOpen;
+use crate::decide::balance::{MemberId, Tried};
 use crate::decide::close::CloseReason;
-use crate::decide::hello::postgres::{SSL_REQUEST, SslAnswer, is_whole_answer, ssl_answer};
+use crate::decide::hello::postgres::SSL_REQUEST;
 use crate::state::ConnectError;
 use crate::sys::clock::coarse_ms;
-use crate::sys::socket;
+use crate::sys::socket::{self, Start};
 
 /// An established connection to a backend.
 #[derive(Debug)]
@@ -59,6 +63,11 @@ impl FirstWrite {
         Self { bytes, ours, after_answer: None }
     }
 
+    /// Whether the client has spoken: otherwise the server may be to speak first.
+    fn client_speaks(&self) -> bool {
+        self.after_answer.is_some() || self.bytes.len() > self.ours
+    }
+
     /// What the backend was not given yet, after it took `sent` of the client's bytes.
     fn into_unsent(self, sent: usize) -> Vec<u8> {
         let (mut bytes, taken) = match self.after_answer {
@@ -81,7 +90,7 @@ pub async fn connect(
     let mut tried = Tried::default();
     let mut last_failure: Option<Stop> = None;
     while tried.count() < pool.pool.config.connect_tries {
-        let Some(seat) = pool.pick(&mut tried, session.client(), worker.random()) else { break };
+        let Some((member, seat)) = pool.pick(&mut tried, session.client(), worker.random()) else { break };
         let backend = Rc::clone(seat.backend());
         {
             // The seat belongs to the session from the pick on, so that orders to end find it; the one before, if
@@ -90,7 +99,7 @@ pub async fn connect(
             facts.tries = tried.count();
             facts.seat = Some(seat);
         }
-        match attempt(worker, session, pool, &backend, &first).await {
+        match attempt(worker, session, pool, (member, &backend), &first).await {
             Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
             // The backend went down while we waited for it: that is one more failure, not the end of the session.
             Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
@@ -102,6 +111,8 @@ pub async fn connect(
                     session.forget_order();
                 }
             }
+            // The client's bytes may be there: nobody else may get them.
+            Err(Failure::Exposed(kind, error)) => return Err(count_failure(&backend, kind, &error, &tried, pool)),
         }
     }
     Err(last_failure.unwrap_or_else(|| {
@@ -111,11 +122,14 @@ pub async fn connect(
     }))
 }
 
-enum Failure {
+/// Why a backend did not take a session.
+pub enum Failure {
     /// The session was asked to end meanwhile.
     Ordered(CloseReason),
     /// The backend did not take the connection.
     Connect(ConnectError, io::Error),
+    /// The same, but the client's bytes were in the SYN and may have arrived.
+    Exposed(ConnectError, io::Error),
 }
 
 /// Tries one backend. Returns the connection and how many of the client's bytes it took.
@@ -123,29 +137,17 @@ async fn attempt(
     worker: &Rc<Worker>,
     session: &Session,
     pool: &PoolView,
-    brief: &BackendBrief,
+    (member, brief): (MemberId, &BackendBrief),
     first: &FirstWrite,
 ) -> Result<(TcpStream, usize), Failure> {
     let begun = Instant::now();
     let timeout = pool.pool.config.connect_timeout;
     let deadline = Deadline { at_ms: coarse_ms() + timeout.as_millis() as u64, timeout };
-    let started = socket::start_connect(brief.backend.address).map_err(sorted)?;
-    // Registered before a byte is written: what can fail here still lets another backend be tried.
-    let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
-    let mut sent = 0;
-    let mut connected = None;
-    if !first.bytes.is_empty() {
-        // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
-        // Past the runtime, which knows of no readiness yet.
-        match socket::send_now(&stream, &first.bytes) {
-            Ok(count) => {
-                sent = count;
-                connected = Some(Instant::now());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(sorted(error)),
-        }
-    }
+    let opened = match use_ready(worker, pool, member, brief, first) {
+        Some((stream, sent)) => Opened { stream, sent, connected: Some(begun) },
+        None => open(worker, session, pool, brief, first, deadline).await?,
+    };
+    let Opened { stream, mut sent, mut connected } = opened;
     // Until it is established and what we say ourselves is gone; what is left of the client's bytes is the flow's.
     while connected.is_none() || sent < first.ours {
         deadline.wait(worker, session, stream.writable()).await?;
@@ -186,15 +188,61 @@ async fn attempt(
     Ok((stream, sent))
 }
 
+/// A socket on its way to a backend.
+struct Opened {
+    stream: TcpStream,
+    /// Bytes of the first write that it took.
+    sent: usize,
+    /// When it was established, if it is.
+    connected: Option<Instant>,
+}
+
+async fn open(
+    worker: &Worker,
+    session: &Session,
+    pool: &PoolView,
+    brief: &BackendBrief,
+    first: &FirstWrite,
+    deadline: Deadline,
+) -> Result<Opened, Failure> {
+    let fast_open = pool.pool.config.fast_open == FastOpen::On && !first.bytes.is_empty();
+    let started = start(pool, brief.backend.address, fast_open, worker.random()).map_err(sorted)?;
+    // Registered before a byte is written: what can fail here still lets another backend be tried.
+    let stream = TcpStream::from_std(started.into()).map_err(|error| Failure::Connect(ConnectError::Local, error))?;
+    if first.bytes.is_empty() {
+        return Ok(Opened { stream, sent: 0, connected: None });
+    }
+    // Over loopback, and on the way to a container, the connection is established already: one wake-up less.
+    // Past the runtime, which knows of no readiness yet.
+    match socket::send_now(&stream, &first.bytes) {
+        Ok(sent) if fast_open => {
+            // In the SYN, perhaps: nothing is known of the backend yet, and the bytes may arrive all the same.
+            let exposed = |failure| match failure {
+                Failure::Connect(kind, error) if kind != ConnectError::Refused => Failure::Exposed(kind, error),
+                other => other,
+            };
+            Box::pin(deadline.wait(worker, session, stream.writable())).await.map_err(exposed)?;
+            match stream.take_error() {
+                Ok(None) => Ok(Opened { stream, sent, connected: Some(Instant::now()) }),
+                Ok(Some(error)) | Err(error) => Err(exposed(sorted(error))),
+            }
+        }
+        Ok(sent) => Ok(Opened { stream, sent, connected: Some(Instant::now()) }),
+        Err(error) if is_under_way(&error) => Ok(Opened { stream, sent: 0, connected: None }),
+        Err(error) => Err(sorted(error)),
+    }
+}
+
 /// When an attempt is late, and how long it had.
 #[derive(Clone, Copy)]
-struct Deadline {
+pub struct Deadline {
     at_ms: u64,
     timeout: Duration,
 }
 
 impl Deadline {
-    async fn wait(
+    /// Waits until `ready`, or fails when it is too late or the session is asked to end.
+    pub async fn wait(
         self,
         worker: &Worker,
         session: &Session,
@@ -211,61 +259,52 @@ impl Deadline {
     }
 }
 
-/// Waits for a server's answer to the request for TLS. Nothing of the client's is written before it consents, so that
-/// after any other answer the next backend may be tried.
-async fn await_consent(
-    worker: &Worker,
-    session: &Session,
-    stream: &TcpStream,
-    deadline: Deadline,
-) -> Result<(), Failure> {
-    let mut answer = [0; 512];
-    let mut filled = 0;
-    loop {
-        match stream.try_read(&mut answer[filled..]) {
-            Ok(0) if filled > 0 => return judge(&answer[..filled]),
-            Ok(0) => return Err(no_consent(ConnectError::Closed, "closed instead of answering SSLRequest")),
-            Ok(count) => {
-                filled += count;
-                // The text of an error may come in pieces; what it means is clear already.
-                if filled == answer.len() || is_whole_answer(&answer[..filled]) {
-                    return judge(&answer[..filled]);
-                }
+/// Whether a connection is only not established yet (`connect(2)`, EINPROGRESS of a first write with fast open).
+fn is_under_way(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(nix::libc::EINPROGRESS)
+}
+
+/// Starts a connection from one of the pool's source addresses; one that has no port left gives way to the next.
+pub fn start(pool: &PoolView, address: SocketAddr, fast_open: bool, random: u64) -> io::Result<Socket> {
+    let sources = &pool.pool.config.source_addresses;
+    let fitting = sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
+    let count = fitting.clone().count();
+    if count == 0 {
+        return socket::start_connect(address, Start { from: None, fast_open });
+    }
+    let mut last = None;
+    for from in fitting.cycle().skip(random as usize % count).take(count) {
+        match socket::start_connect(address, Start { from: Some(*from), fast_open }) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                let text = format!("no port of {from} is left, of {count} source addresses");
+                last = Some(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) if filled > 0 => return judge(&answer[..filled]),
-            Err(error) => {
-                return Err(no_consent(ConnectError::Closed, format!("{error} instead of an answer to SSLRequest")));
-            }
-        }
-        match deadline.wait(worker, session, stream.readable()).await {
-            Ok(()) => {}
-            Err(Failure::Connect(ConnectError::Timeout, _)) if filled > 0 => return judge(&answer[..filled]),
-            Err(Failure::Connect(ConnectError::Timeout, error)) => {
-                return Err(no_consent(ConnectError::Timeout, format!("answer to SSLRequest {error}")));
-            }
-            Err(other) => return Err(other),
+            result => return result,
         }
     }
+    Err(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
-fn judge(answer: &[u8]) -> Result<(), Failure> {
-    Err(match ssl_answer(answer) {
-        SslAnswer::Yes => return Ok(()),
-        SslAnswer::No => no_consent(ConnectError::NoTls, "answered N to SSLRequest: it has no TLS"),
-        SslAnswer::Error(text) => no_consent(ConnectError::ErrorResponse, format!("answered SSLRequest with: {text}")),
-        SslAnswer::Surplus(count) => no_consent(
-            ConnectError::BadAnswer,
-            format!("sent {count} unencrypted bytes behind its answer to SSLRequest"),
-        ),
-        SslAnswer::Unknown(byte) => {
-            no_consent(ConnectError::BadAnswer, format!("answered SSLRequest with byte {byte:#04x}: not PostgreSQL"))
+/// A ready connection that took the first bytes, and how many. One that fails before it took any is as if it never was.
+fn use_ready(
+    worker: &Worker,
+    pool: &PoolView,
+    member: MemberId,
+    brief: &BackendBrief,
+    first: &FirstWrite,
+) -> Option<(TcpStream, usize)> {
+    if pool.pool.config.preconnect == 0 || !first.client_speaks() {
+        return None;
+    }
+    while let Some(stream) = pool.ready.take(member, brief) {
+        worker.ready_wanted.notify_one();
+        match socket::send_now(&stream, &first.bytes) {
+            Ok(count) => return Some((stream, count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some((stream, 0)),
+            Err(_) => {}
         }
-    })
-}
-
-fn no_consent(kind: ConnectError, text: impl Into<String>) -> Failure {
-    Failure::Connect(kind, io::Error::other(text.into()))
+    }
+    None
 }
 
 fn sorted(error: io::Error) -> Failure {

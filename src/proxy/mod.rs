@@ -4,10 +4,12 @@
 mod accept;
 mod client;
 mod connect;
+mod consent;
 mod forward;
 mod inspect;
 mod postgres;
 mod proxy_header;
+mod ready;
 mod record;
 mod refusal_log;
 mod refuse;

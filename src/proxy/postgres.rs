@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::state::{Backend, CancelResult};
 use crate::sys::clock::coarse_ms;
 
 /// Backends that one cancel request is sent to at most. An unknown one does no harm there: the server just closes.
-pub const MOST_CANCELLED: usize = 8;
+const MOST_CANCELLED: usize = 8;
 /// How long other workers may take to say where a source has sessions.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 /// How long all of it may take, in milliseconds; connects have their own limits within.
@@ -228,7 +229,7 @@ async fn targets_of(worker: &Worker, listener: &Arc<str>, source: IpAddr) -> (Ve
             Some(targets)
         })
         .collect();
-    let mut found = worker.backends_of(listener, source);
+    let mut found = backends_of(worker, listener, source);
     for targets in asked {
         if let Ok(Ok(targets)) = timeout(ASK_LIMIT, targets).await {
             found.extend(targets);
@@ -239,4 +240,25 @@ async fn targets_of(worker: &Worker, listener: &Arc<str>, source: IpAddr) -> (Ve
     let known = found.len();
     found.truncate(MOST_CANCELLED);
     (found, known)
+}
+
+/// The backends on which `source` has sessions through `listener` on this worker.
+pub fn backends_of(worker: &Worker, listener: &str, source: IpAddr) -> Vec<CancelTarget> {
+    let mut found: Vec<CancelTarget> = Vec::new();
+    worker.sessions.look(|session| {
+        let facts = session.facts.borrow();
+        // Those that are still connecting have nothing to cancel yet.
+        if let (Some(seat), Some(pool), true) = (&facts.seat, &facts.pool, facts.sent_time.is_some())
+            && session.client().ip().to_canonical() == source.to_canonical()
+            && *session.listener.state.name == *listener
+            && !found.iter().any(|known| Arc::ptr_eq(&known.backend, &seat.backend().backend))
+        {
+            let backend = Arc::clone(&seat.backend().backend);
+            let (send_proxy, connect_timeout) = (pool.send_proxy, pool.connect_timeout);
+            found.push(CancelTarget { backend, send_proxy, connect_timeout });
+        }
+        // One more than are sent, so that the record tells of the limit.
+        if found.len() > MOST_CANCELLED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    found
 }

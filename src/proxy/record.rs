@@ -12,6 +12,7 @@ use super::worker::Worker;
 use crate::config::LogFormat;
 use crate::decide::close::CloseReason;
 use crate::state::Backend;
+use crate::sys::clock::coarse_ms;
 
 /// Longest text from a PROXY header in a record, in bytes.
 const MOST_SHOWN: usize = 256;
@@ -42,7 +43,9 @@ pub fn established(worker: &Worker, session: &Session) {
 /// The connection is over: counts, gives its places back, and writes the record.
 pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     count(worker, session, reason);
-    if worker.records_ends() && (!reason.may_flood() || worker.records_refusal(&session.listener.state.name, reason)) {
+    if worker.records_ends()
+        && (!reason.may_flood() || worker.refusals.take(&session.listener.state.name, reason, coarse_ms()))
+    {
         write(worker, session, Some(reason));
     }
     session.facts.borrow_mut().seat = None;

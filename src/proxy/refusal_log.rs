@@ -1,7 +1,10 @@
 //! Bounds what a flood of refusals writes into the log: so many records a second, the rest is counted by
 //! reason and summed up in one line. What the listeners count, and `sluice refused`, are not bounded by it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use crate::decide::close::CloseReason;
 use crate::decide::limits::Bucket;
@@ -11,21 +14,45 @@ use crate::decide::limits::Bucket;
 const PER_SECOND: u32 = 50;
 const BURST: u32 = 500;
 
-/// What the log still takes of one listener, on one worker.
+/// What the log of one worker still takes, by name of the listener: a flood on one hides nothing of another.
+#[derive(Debug, Default)]
+pub struct Refusals(RefCell<HashMap<Arc<str>, RefusalLog>>);
+
+impl Refusals {
+    /// Whether the record of a refusal is written by itself; otherwise it is counted as left out.
+    pub fn take(&self, listener: &Arc<str>, reason: CloseReason, now_ms: u64) -> bool {
+        let mut logs = self.0.borrow_mut();
+        match logs.get_mut(listener) {
+            Some(log) => log.take(reason, now_ms),
+            None => logs.entry(Arc::clone(listener)).or_insert_with(|| RefusalLog::new(now_ms)).take(reason, now_ms),
+        }
+    }
+
+    /// Tells of each listener what was left out since the last time: how many, and by which reasons.
+    pub fn sum_up(&self, mut tell: impl FnMut(&str, u64, &str)) {
+        for (listener, log) in self.0.borrow_mut().iter_mut() {
+            if let Some((count, reasons)) = log.sum_up() {
+                tell(listener, count, &reasons);
+            }
+        }
+    }
+}
+
+/// What the log still takes of one listener.
 #[derive(Debug)]
-pub struct RefusalLog {
+struct RefusalLog {
     bucket: Bucket,
     left_out: [u32; CloseReason::COUNT],
 }
 
 impl RefusalLog {
     /// Nothing left out yet.
-    pub const fn new(now_ms: u64) -> Self {
+    const fn new(now_ms: u64) -> Self {
         Self { bucket: Bucket::full(BURST, now_ms), left_out: [0; CloseReason::COUNT] }
     }
 
     /// Whether one more record is written; otherwise it is counted as left out.
-    pub fn take(&mut self, reason: CloseReason, now_ms: u64) -> bool {
+    fn take(&mut self, reason: CloseReason, now_ms: u64) -> bool {
         let taken = self.bucket.take(PER_SECOND, BURST, now_ms);
         if !taken {
             self.left_out[reason.index()] += 1;
@@ -34,7 +61,7 @@ impl RefusalLog {
     }
 
     /// How many were left out since the last time, and by which reasons.
-    pub fn sum_up(&mut self) -> Option<(u64, String)> {
+    fn sum_up(&mut self) -> Option<(u64, String)> {
         let left_out = std::mem::replace(&mut self.left_out, [0; CloseReason::COUNT]);
         let count: u64 = left_out.iter().map(|count| u64::from(*count)).sum();
         let mut reasons = String::new();

@@ -16,11 +16,11 @@ use socket2::Socket;
 
 use super::client::{Client, RefusalLanguage};
 use super::connect::{Connected, connect};
-use super::forward::{Flow, Moved};
+use super::forward::{Flow, Legs, Moved};
 use super::inspect::inspect;
 use super::record;
 use super::refuse::{Stop, refuse};
-use super::view::{ListenerBrief, ListenerView, PoolBrief, Seat};
+use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan, Seat};
 use super::wheel::Slot;
 use super::worker::Worker;
 use crate::config::Protocol;
@@ -248,6 +248,13 @@ impl Session {
     /// The address that the client connected to.
     pub fn destination(&self) -> SocketAddr {
         self.destination.get()
+    }
+
+    /// Which way its bytes take, and how its legs are watched. A session without a pool moves no bytes.
+    pub fn plan(&self) -> (RelayPlan, Legs) {
+        let facts = self.facts.borrow();
+        let pool = facts.pool.as_ref().unwrap_or_else(|| unreachable!("bytes flow only once there is a pool"));
+        (pool.relay, Legs { client: self.listener.client_leg(pool.leg), backend: pool.leg })
     }
 
     /// Who connected to us.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::config::{Access, PoolId, Protocol};
+use super::ready::Ready;
+use crate::config::{Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath};
 use crate::decide::balance::{MemberId, Tried, Turns, source_key};
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
@@ -26,7 +27,21 @@ pub struct ListenerBrief {
     pub idle_ms: Option<u64>,
     /// The same after one side finished.
     pub half_close_ms: Option<u64>,
+    /// For the client's leg, instead of the pool's: `user_timeout`.
+    pub user_timeout: Option<Limit>,
+    /// The same: `keepalive`.
+    pub keepalive: Option<Limit>,
     worker: usize,
+}
+
+impl ListenerBrief {
+    /// How the client's leg is watched, where the backend's leg is watched like this.
+    pub fn client_leg(&self, pool: Leg) -> Leg {
+        Leg {
+            user_timeout: self.user_timeout.map_or(pool.user_timeout, Limit::time),
+            keepalive: self.keepalive.map_or(pool.keepalive, Limit::time),
+        }
+    }
 }
 
 impl ListenerBrief {
@@ -45,7 +60,29 @@ pub struct PoolBrief {
     pub send_proxy: Option<Version>,
     /// Time for one connection attempt.
     pub connect_timeout: Duration,
+    /// Which way bytes take.
+    pub relay: RelayPlan,
+    /// How its legs are watched.
+    pub leg: Leg,
     worker: usize,
+}
+
+/// Which way bytes take, and when they take another.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayPlan {
+    /// The way.
+    pub path: RelayPath,
+    /// When it changes.
+    pub numbers: RelayNumbers,
+}
+
+/// How one leg of a session is watched for a peer that is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Leg {
+    /// Data that nobody acknowledges for this long ends the session.
+    pub user_timeout: Option<Duration>,
+    /// First keepalive probe.
+    pub keepalive: Option<Duration>,
 }
 
 impl PoolBrief {
@@ -95,7 +132,7 @@ pub struct ListenerView {
     /// What sessions keep.
     pub brief: Rc<ListenerBrief>,
     /// Pools of the same generation, in the order of the configuration.
-    pub pools: Rc<[Rc<PoolView>]>,
+    pub pools: Pools,
     /// Where each rule stands, for records; sessions share the texts.
     pub origins: Vec<Rc<str>>,
     /// What stands there for the listener's own pool.
@@ -137,12 +174,15 @@ pub struct PoolView {
     pub pool: Arc<Pool>,
     /// What sessions keep.
     pub brief: Rc<PoolBrief>,
-    backends: Vec<Rc<BackendBrief>>,
+    /// Backends in the order of the configuration.
+    pub backends: Vec<Rc<BackendBrief>>,
+    /// Connections that are ready for use.
+    pub ready: Ready,
     turns: RefCell<Turns>,
 }
 
 impl PoolView {
-    fn new(pool: &Arc<Pool>, worker: usize) -> Self {
+    fn new(pool: &Arc<Pool>, numbers: RelayNumbers, worker: usize) -> Self {
         let brief = |backend: &Arc<Backend>| Rc::new(BackendBrief { backend: Arc::clone(backend), worker });
         Self {
             pool: Arc::clone(pool),
@@ -150,34 +190,43 @@ impl PoolView {
                 state: Arc::clone(&pool.state),
                 send_proxy: pool.config.send_proxy,
                 connect_timeout: pool.config.connect_timeout,
+                relay: RelayPlan { path: pool.config.relay, numbers },
+                leg: Leg { user_timeout: pool.config.user_timeout, keepalive: pool.config.keepalive },
                 worker,
             }),
+            ready: Ready::new(if pool.config.preconnect > 0 { pool.backends.len() } else { 0 }),
             backends: pool.backends.iter().map(brief).collect(),
             turns: RefCell::new(Turns::new(pool.backends.len(), worker)),
         }
     }
 
     /// Chooses a backend that was not tried yet and takes a seat there.
-    pub fn pick(&self, tried: &mut Tried, client: SocketAddr, random: u64) -> Option<Seat> {
+    pub fn pick(&self, tried: &mut Tried, client: SocketAddr, random: u64) -> Option<(MemberId, Seat)> {
         let load = |member: MemberId| self.backends[member].backend.load();
         let key = source_key(client.ip());
         let member = self.pool.balancer.next(&load, tried, key, random, &mut self.turns.borrow_mut())?;
         let brief = Rc::clone(&self.backends[member]);
         brief.backend.active.fetch_add(1, Ordering::Relaxed);
         tried.insert(member);
-        Some(Seat(brief))
+        Some((member, Seat(brief)))
     }
 }
 
-/// The listeners of a snapshot as one worker sees them.
-pub fn listeners(snapshot: &Snapshot, worker: usize) -> Vec<Rc<ListenerView>> {
-    let pools: Rc<[Rc<PoolView>]> = snapshot.pools.iter().map(|pool| Rc::new(PoolView::new(pool, worker))).collect();
+/// All pools of a generation, in the order of the configuration.
+pub type Pools = Rc<[Rc<PoolView>]>;
+
+/// Pools and listeners of a snapshot as one worker sees them.
+pub fn listeners(snapshot: &Snapshot, worker: usize) -> (Pools, Vec<Rc<ListenerView>>) {
+    let numbers = snapshot.config.global.relay;
+    let pools: Pools = snapshot.pools.iter().map(|pool| Rc::new(PoolView::new(pool, numbers, worker))).collect();
     let millis = |time: std::time::Duration| time.as_millis() as u64;
     let view = |listener: &Arc<Listener>| {
         let brief = ListenerBrief {
             state: Arc::clone(&listener.state),
             idle_ms: listener.config.idle_timeout.map(millis),
             half_close_ms: listener.config.half_close_timeout.map(millis),
+            user_timeout: listener.config.user_timeout,
+            keepalive: listener.config.keepalive,
             worker,
         };
         Rc::new(ListenerView {
@@ -189,5 +238,6 @@ pub fn listeners(snapshot: &Snapshot, worker: usize) -> Vec<Rc<ListenerView>> {
             relay: listener.config.only_pool(),
         })
     };
-    snapshot.listeners.iter().map(view).collect()
+    let listeners = snapshot.listeners.iter().map(view).collect();
+    (pools, listeners)
 }

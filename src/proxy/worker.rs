@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,10 +18,11 @@ use tokio::task::spawn_local;
 
 use super::accept::{self, Door};
 use super::forward::Pipes;
-use super::postgres::{CancelTarget, MOST_CANCELLED};
-use super::refusal_log::RefusalLog;
+use super::postgres::{CancelTarget, backends_of};
+use super::ready;
+use super::refusal_log::Refusals;
 use super::sessions::Sessions;
-use super::view;
+use super::view::{self, PoolView};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
@@ -36,6 +36,8 @@ const BUFFER: usize = 64 * 1024;
 /// Records are handed over after this time, or once this many bytes wait.
 const RECORD_DELAY: Duration = Duration::from_millis(10);
 const RECORD_BATCH: usize = 64 * 1024;
+/// How long no ready connections are made after descriptors ran out.
+const EXHAUSTED_MS: u64 = 5000;
 /// How often the heart beats and idle pipes are closed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -118,11 +120,16 @@ pub struct Worker {
     pub max_connections: Cell<u32>,
     /// How records look.
     pub log: Log,
+    /// Rung when a ready connection was used, or pools changed.
+    pub ready_wanted: Notify,
+    pools: RefCell<Rc<[Rc<PoolView>]>>,
     peers: RefCell<Vec<mpsc::WeakUnboundedSender<Command>>>,
-    /// By name of the listener: a flood on one hides nothing of another.
-    refusals: RefCell<HashMap<Arc<str>, RefusalLog>>,
+    /// What floods of refusals may write.
+    pub refusals: Refusals,
     records: RefCell<Vec<u8>>,
     records_waiting: Notify,
+    /// Until when ready connections are given up, on the coarse clock.
+    exhausted: Cell<u64>,
     random: Cell<u64>,
     next_session: Cell<u64>,
 }
@@ -157,6 +164,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(async move { background.sessions.keep_time().await });
     spawn_local(Rc::clone(&worker).write_records());
     spawn_local(Rc::clone(&worker).beat());
+    spawn_local(ready::keep(Rc::clone(&worker)));
     let mut doors: HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
@@ -165,6 +173,8 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             other => worker.obey(other),
         }
     }
+    worker.pools.replace(Rc::new([]));
+    worker.ready_wanted.notify_one();
     let closing = doors.drain().map(|(_, (door, task))| {
         door.close();
         task
@@ -193,7 +203,10 @@ fn install(
     doors: &mut HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)>,
 ) {
     worker.max_connections.set(generation.snapshot.config.global.max_connections);
-    let listeners = view::listeners(&generation.snapshot, worker.id);
+    worker.pipes.set_capacity(generation.snapshot.config.global.relay.pipe_size as usize);
+    let (pools, listeners) = view::listeners(&generation.snapshot, worker.id);
+    worker.pools.replace(pools);
+    worker.ready_wanted.notify_one();
     let mut kept = HashMap::new();
     for Listening { bind, listener, socket } in generation.listening {
         let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
@@ -236,10 +249,13 @@ impl Worker {
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
             log,
+            ready_wanted: Notify::new(),
+            pools: RefCell::new(Rc::new([])),
             peers: RefCell::default(),
-            refusals: RefCell::default(),
+            refusals: Refusals::default(),
             records: RefCell::default(),
             records_waiting: Notify::new(),
+            exhausted: Cell::new(0),
             random: Cell::new(next_random(seed ^ id as u64)),
             // 16 random bits of the process, 8 of the worker, 40 to count with.
             next_session: Cell::new((seed & 0xffff) << 48 | (id as u64 & 0xff) << 40),
@@ -272,36 +288,32 @@ impl Worker {
             Command::End(matching, reason) => self.end(&matching, reason),
             // Whoever asked may have gone away.
             Command::List(answer) => drop(answer.send(self.list())),
-            Command::Locate { listener, source, answer } => drop(answer.send(self.backends_of(&listener, source))),
+            Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
             Command::Install(_) | Command::Leave => {}
         }
     }
 
+    /// The pools of the present generation.
+    pub fn pools(&self) -> Rc<[Rc<PoolView>]> {
+        Rc::clone(&self.pools.borrow())
+    }
+
+    /// Whether places or descriptors run short: what is kept only for speed is given up.
+    pub fn is_pressed(&self) -> bool {
+        let most = self.max_connections.get();
+        self.exhausted.get() > coarse_ms() || self.shared.active.load(Ordering::Relaxed) >= most - most / 10
+    }
+
+    /// Descriptors or memory ran out: gives up ready connections now, and has none for a while.
+    pub fn note_exhaustion(&self) {
+        self.exhausted.set(coarse_ms() + EXHAUSTED_MS);
+        self.ready_wanted.notify_one();
+    }
+
     /// The other workers that are still there.
     pub fn peers(&self) -> Vec<mpsc::UnboundedSender<Command>> {
         self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
-    }
-
-    /// The backends on which `source` has sessions through `listener` on this worker.
-    pub fn backends_of(&self, listener: &str, source: IpAddr) -> Vec<CancelTarget> {
-        let mut found: Vec<CancelTarget> = Vec::new();
-        self.sessions.look(|session| {
-            let facts = session.facts.borrow();
-            // Those that are still connecting have nothing to cancel yet.
-            if let (Some(seat), Some(pool), true) = (&facts.seat, &facts.pool, facts.sent_time.is_some())
-                && session.client().ip().to_canonical() == source.to_canonical()
-                && *session.listener.state.name == *listener
-                && !found.iter().any(|known| Arc::ptr_eq(&known.backend, &seat.backend().backend))
-            {
-                let backend = Arc::clone(&seat.backend().backend);
-                let (send_proxy, connect_timeout) = (pool.send_proxy, pool.connect_timeout);
-                found.push(CancelTarget { backend, send_proxy, connect_timeout });
-            }
-            // One more than are sent, so that the record tells of the limit.
-            if found.len() > MOST_CANCELLED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        found
     }
 
     fn list(&self) -> Vec<serde_json::Value> {
@@ -339,16 +351,6 @@ impl Worker {
         }
     }
 
-    /// Whether the record of a refusal is written by itself; in a flood it is only counted, and summed up by the beat.
-    pub fn records_refusal(&self, listener: &Arc<str>, reason: CloseReason) -> bool {
-        let mut refusals = self.refusals.borrow_mut();
-        let now = coarse_ms();
-        match refusals.get_mut(listener) {
-            Some(log) => log.take(reason, now),
-            None => refusals.entry(Arc::clone(listener)).or_insert_with(|| RefusalLog::new(now)).take(reason, now),
-        }
-    }
-
     /// Whether records are written for this kind of event.
     pub fn records_starts(&self) -> bool {
         self.log.sessions == LogSessions::Both
@@ -376,12 +378,10 @@ impl Worker {
 
     /// Says what a flood of refusals kept out of the log, at most once a second.
     fn sum_up_refusals(&self) {
-        for (listener, log) in self.refusals.borrow_mut().iter_mut() {
-            if let Some((count, reasons)) = log.sum_up() {
-                self.shared.log.count_dropped(count);
-                tracing::warn!(%listener, worker = self.id, count, reasons, "refusals too many to record one by one");
-            }
-        }
+        self.refusals.sum_up(|listener, count, reasons| {
+            self.shared.log.count_dropped(count);
+            tracing::warn!(listener, worker = self.id, count, reasons, "refusals too many to record one by one");
+        });
     }
 
     /// Beats, for the watchdog, and closes pipes that were needed once.

@@ -298,6 +298,12 @@ pub struct BackendShard {
     pub bytes_up: Counter,
     /// Bytes to clients.
     pub bytes_down: Counter,
+    /// Ready connections: opened here minus used or discarded here.
+    pub ready: AtomicI64,
+    /// Ready connections that a session used.
+    pub ready_used: Counter,
+    /// Ready connections that were closed unused.
+    pub ready_discarded: Counter,
 }
 
 /// Counters of one worker that belong to nothing else.

@@ -1,7 +1,7 @@
 //! TCP sockets: listening, accepting, connecting, closing, each with the options that the data path wants.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -11,10 +11,14 @@ use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// First keepalive probe; after it 6 more, 10 s apart. Chosen: firewalls forget idle connections after minutes,
+/// First keepalive probe of accepted sockets, which inherit it. Chosen: firewalls forget idle connections after minutes,
 /// Linux would wait for two hours.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(10)).with_retries(6);
+pub const INHERITED_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Probes after the first: 6 more, 10 s apart.
+const fn keepalive(first: Duration) -> TcpKeepalive {
+    TcpKeepalive::new().with_time(first).with_interval(Duration::from_secs(10)).with_retries(6)
+}
 
 /// Longest accept queue asked for; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -38,7 +42,7 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_keepalive(&keepalive(INHERITED_KEEPALIVE))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -101,10 +105,28 @@ fn inet(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::from(ErrorKind::AddrNotAvailable))
 }
 
+/// How a connection is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// The address to connect from; `None`: the kernel's choice.
+    pub from: Option<IpAddr>,
+    /// Whether the first bytes may go in the SYN (`TCP_FASTOPEN_CONNECT`, Linux 4.11): with a cookie the first write
+    /// connects.
+    pub fast_open: bool,
+}
+
 /// Starts a connection; it is usually not established when this returns.
-pub fn start_connect(address: SocketAddr) -> io::Result<Socket> {
+pub fn start_connect(address: SocketAddr, start: Start) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    if let Some(from) = start.from {
+        // The port is chosen when the other end is known, so that every backend has all of them (`ip(7)`).
+        set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    if start.fast_open {
+        set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),
@@ -116,9 +138,40 @@ pub fn send_now(socket: impl std::os::fd::AsFd, bytes: &[u8]) -> io::Result<usiz
     socket2::SockRef::from(&socket).send_with_flags(bytes, libc::MSG_NOSIGNAL)
 }
 
-/// Turns keepalive on; left out at first, so that short connections do not pay for it.
-pub fn keep_alive(socket: impl std::os::fd::AsFd) -> io::Result<()> {
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)
+/// Turns keepalive on with this time to the first probe, or off.
+pub fn keep_alive(socket: impl std::os::fd::AsFd, first: Option<Duration>) -> io::Result<()> {
+    let socket = socket2::SockRef::from(&socket);
+    match first {
+        Some(first) => socket.set_tcp_keepalive(&keepalive(first)),
+        None => socket.set_keepalive(false),
+    }
+}
+
+/// Whether a ready connection is still good: open, and the peer has sent nothing (`recv(2)`, `MSG_PEEK`).
+pub fn is_quiet(socket: impl std::os::fd::AsFd) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+    let peeked = socket2::SockRef::from(&socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+/// How long the peer has acknowledged nothing although the kernel asked it again and again: data that was sent once
+/// more, or two probes of a closed window without an answer (`TCP_INFO`, `tcp(7)`). `None` while it answers.
+#[allow(unsafe_code)]
+pub fn unanswered_for(socket: &impl AsRawFd) -> Option<Duration> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer is to as many writable bytes as `length` says; the kernel writes no more.
+    let result = unsafe {
+        let place = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length)
+    };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: all bytes were zero before the call, and any bytes make a valid value of the plain integers inside.
+    let info = unsafe { info.assume_init() };
+    let asked_again = info.tcpi_retransmits > 0 || info.tcpi_probes > 1;
+    asked_again.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
 }
 
 /// Makes the coming close a reset.
@@ -171,7 +224,8 @@ pub fn accept_errno(error: &io::Error) -> usize {
 /// Whether this machine lacks something for a connection: ports, descriptors, memory. Says nothing of the peer.
 pub fn is_local(error: &io::Error) -> bool {
     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-    matches!(errno, Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    let no_port = error.kind() == ErrorKind::AddrNotAvailable;
+    no_port || matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 /// Whether the way to an address is missing, rather than somebody there refusing.

@@ -9,17 +9,22 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Moved, Pipes, add};
+use crate::config::RelayPath;
+use crate::proxy::view::RelayPlan;
 use crate::proxy::worker::Worker;
 use crate::sys::pipe::Pipe;
 
-/// Bytes that one direction moves per turn before others get theirs. Chosen: one pipe's worth.
-const TURN_BYTES: usize = 1024 * 1024;
-/// Reads in a row that fill the whole buffer before a direction counts as bulk (break-even measured at about 64 KiB
-/// per event; small messages cost a third more when spliced).
-const FULL_READS: u8 = 3;
-/// Events in a row that bring less than `SMALL_FILL` before a direction stops being bulk.
-const SMALL_FILLS: u8 = 4;
-const SMALL_FILL: usize = 32 * 1024;
+/// What a direction needs for one turn besides its sockets.
+pub struct Turn<'a> {
+    /// Whose buffer and pipes are used.
+    pub worker: &'a Worker,
+    /// Where delivered bytes are counted.
+    pub moved: &'a Moved,
+    /// Index of the direction there.
+    pub direction: usize,
+    /// Which way bytes take.
+    pub plan: RelayPlan,
+}
 
 /// What a turn of a direction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,26 +158,19 @@ impl Direction {
     }
 
     /// Moves bytes for one turn.
-    pub fn drive(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &Worker,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        moved: &Moved,
-        direction: usize,
-    ) -> Step {
-        let mut left = TURN_BYTES;
+    pub fn drive(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Step {
+        let pipes = &turn.worker.pipes;
+        let mut left = turn.plan.numbers.turn as usize;
         loop {
             if self.is_finished() {
-                self.drop_pipe(&worker.pipes);
+                self.drop_pipe(pipes);
                 return Step::Finished;
             }
             if self.end == End::Dropping {
-                self.drop_pipe(&worker.pipes);
-                return self.read_and_drop(cx, worker, from);
+                self.drop_pipe(pipes);
+                return self.read_and_drop(cx, turn.worker, from, left);
             }
-            match self.deliver(cx, to, moved, direction) {
+            match self.deliver(cx, turn, to) {
                 Poll::Pending => return Step::Stuck,
                 Poll::Ready(Err(before)) => return Step::Broken(Lost::Sink(before)),
                 Poll::Ready(Ok(())) => {}
@@ -184,10 +182,10 @@ impl Direction {
             if left == 0 {
                 return Step::Again;
             }
-            let fetched = if self.may_splice(&worker.pipes) {
-                self.fill(cx, &worker.pipes, from)
+            let fetched = if self.may_splice(pipes, turn.plan.path) {
+                self.fill(cx, turn, from)
             } else {
-                self.copy(cx, worker, from, to, moved, direction)
+                self.copy(cx, turn, from, to)
             };
             match fetched {
                 Poll::Pending => return Step::Blocked,
@@ -199,18 +197,12 @@ impl Direction {
     }
 
     /// Delivers what is held; ready once nothing is.
-    fn deliver(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut TcpStream,
-        moved: &Moved,
-        direction: usize,
-    ) -> Poll<Result<(), Before>> {
+    fn deliver(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, to: &mut TcpStream) -> Poll<Result<(), Before>> {
         while self.held_from < self.held.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.held_from..]));
             let count = written.map_err(|error| Before::of(&error))?;
             self.held_from += count;
-            add(&moved.copied[direction], count);
+            add(&turn.moved.copied[turn.direction], count);
         }
         if self.held_from > 0 {
             self.held = Vec::new();
@@ -223,7 +215,7 @@ impl Direction {
             // says EPIPE whatever came before: nothing is to be learnt from it, so a cut is assumed.
             let count = drained.ok().filter(|count| *count > 0).ok_or(Before::NoFin)?;
             self.inside -= count;
-            add(&moved.spliced[direction], count);
+            add(&turn.moved.spliced[turn.direction], count);
         }
         Poll::Ready(Ok(()))
     }
@@ -233,13 +225,11 @@ impl Direction {
     fn copy(
         &mut self,
         cx: &mut Context<'_>,
-        worker: &Worker,
+        turn: &Turn<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
-        moved: &Moved,
-        direction: usize,
     ) -> Poll<Result<usize, Lost>> {
-        let buffer = &mut *worker.buffer.borrow_mut();
+        let buffer = &mut *turn.worker.buffer.borrow_mut();
         let mut read = ReadBuf::new(buffer);
         ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Lost::Source)?;
         let bytes = read.filled();
@@ -252,13 +242,13 @@ impl Direction {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Sink(Before::of(&error)))),
             Poll::Pending => 0,
         };
-        add(&moved.copied[direction], written);
+        add(&turn.moved.copied[turn.direction], written);
         if written < count {
             self.held = bytes[written..].to_vec();
             self.held_from = 0;
         }
         self.mode = match self.mode {
-            Mode::Copy(full) if count == buffer.len() && full + 1 >= FULL_READS => Mode::Splice(0),
+            Mode::Copy(full) if count == buffer.len() && full + 1 >= turn.plan.numbers.full_reads => Mode::Splice(0),
             Mode::Copy(full) if count == buffer.len() => Mode::Copy(full + 1),
             _ => Mode::Copy(0),
         };
@@ -266,9 +256,8 @@ impl Direction {
     }
 
     /// Reads for one turn what has nowhere to go.
-    fn read_and_drop(&mut self, cx: &mut Context<'_>, worker: &Worker, from: &mut TcpStream) -> Step {
+    fn read_and_drop(&mut self, cx: &mut Context<'_>, worker: &Worker, from: &mut TcpStream, mut left: usize) -> Step {
         let buffer = &mut *worker.buffer.borrow_mut();
-        let mut left = TURN_BYTES;
         while left > 0 {
             let mut read = ReadBuf::new(buffer);
             match Pin::new(&mut *from).poll_read(cx, &mut read) {
@@ -285,7 +274,12 @@ impl Direction {
 
     /// Whether the direction is bulk and has a pipe; without one to be had it copies, and asks again after more
     /// full reads.
-    fn may_splice(&mut self, pipes: &Pipes) -> bool {
+    fn may_splice(&mut self, pipes: &Pipes, path: RelayPath) -> bool {
+        match path {
+            RelayPath::Auto => {}
+            RelayPath::Copy => self.mode = Mode::Copy(0),
+            RelayPath::Splice => self.mode = Mode::Splice(0),
+        }
         if matches!(self.mode, Mode::Copy(_)) {
             // Empty here: everything was delivered before.
             self.drop_pipe(pipes);
@@ -301,7 +295,8 @@ impl Direction {
     }
 
     /// Fills the empty pipe from the source. Ready with the bytes; 0 is the end.
-    fn fill(&mut self, cx: &mut Context<'_>, pipes: &Pipes, from: &TcpStream) -> Poll<Result<usize, Lost>> {
+    fn fill(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, from: &TcpStream) -> Poll<Result<usize, Lost>> {
+        let (pipes, numbers) = (&turn.worker.pipes, turn.plan.numbers);
         let Some(pipe) = &self.pipe else { return Poll::Pending };
         match poll_io(cx, from, Interest::READABLE, |from| pipe.fill(from, pipe.capacity())) {
             Poll::Pending => {
@@ -315,10 +310,10 @@ impl Direction {
             Poll::Ready(Ok(count)) => {
                 self.inside = count;
                 let small = match self.mode {
-                    Mode::Splice(small) if count < SMALL_FILL => small + 1,
+                    Mode::Splice(small) if count < numbers.small_fill as usize => small + 1,
                     _ => 0,
                 };
-                self.mode = if small >= SMALL_FILLS { Mode::Copy(0) } else { Mode::Splice(small) };
+                self.mode = if small >= numbers.small_fills { Mode::Copy(0) } else { Mode::Splice(small) };
                 Poll::Ready(Ok(count))
             }
         }

@@ -3,6 +3,7 @@
 
 mod direction;
 mod pipes;
+mod watch;
 
 use std::cell::Cell;
 use std::io;
@@ -14,7 +15,9 @@ use tokio::net::TcpStream;
 
 pub use pipes::Pipes;
 
-use self::direction::{Before, Direction, Lost, Step};
+use self::direction::{Before, Direction, Lost, Step, Turn};
+pub use self::watch::Legs;
+use self::watch::Watch;
 use super::connect::Connected;
 use super::record;
 use super::session::Session;
@@ -22,9 +25,6 @@ use super::worker::Worker;
 use crate::decide::close::CloseReason;
 use crate::sys::clock::coarse_ms;
 use crate::sys::socket;
-
-/// After this long a session is worth keepalive on the backend's leg; short ones do not pay for it.
-const KEEPALIVE_AFTER_MS: u64 = 30_000;
 
 /// How often the source of a stuck direction is asked whether it broke: nobody reads it, so nobody would notice.
 const STUCK_CHECK_MS: u64 = 2000;
@@ -37,6 +37,16 @@ const REPORT_EVERY_MS: u64 = 1000;
 enum Side {
     Client,
     Backend,
+}
+
+impl Side {
+    /// How a session ends whose connection on this side broke before its end.
+    const fn reset_reason(self) -> CloseReason {
+        match self {
+            Self::Client => CloseReason::ClientReset,
+            Self::Backend => CloseReason::BackendReset,
+        }
+    }
 }
 
 /// Bytes delivered, by direction and path.
@@ -104,8 +114,8 @@ pub struct Flow {
     /// When the counters of backend and worker were last told of the bytes.
     reported_ms: u64,
     unreported: bool,
-    kept_alive: bool,
     begun: bool,
+    watch: Watch,
 }
 
 /// A connection that was reset or timed out.
@@ -132,8 +142,8 @@ impl Flow {
             stuck_check_ms: u64::MAX,
             reported_ms: 0,
             unreported: false,
-            kept_alive: false,
             begun: false,
+            watch: Watch::default(),
         }
     }
 
@@ -158,8 +168,10 @@ impl Flow {
         let before = session.moved.up() + session.moved.down();
         let finished = self.finished();
         let down_had_ended = self.down.saw_end();
-        let up = self.up.drive(cx, worker, &mut self.client, &mut self.backend, &session.moved, UP);
-        let down = self.down.drive(cx, worker, &mut self.backend, &mut self.client, &session.moved, DOWN);
+        let (plan, legs) = session.plan();
+        let turn = |direction| Turn { worker, moved: &session.moved, direction, plan };
+        let up = self.up.drive(cx, &turn(UP), &mut self.client, &mut self.backend);
+        let down = self.down.drive(cx, &turn(DOWN), &mut self.backend, &mut self.client);
         note_first_byte(session);
         // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
         let (client_fin, backend_fin) = (self.up.saw_end(), down_had_ended);
@@ -181,12 +193,19 @@ impl Flow {
             let reason = if half { CloseReason::HalfCloseTimeout } else { CloseReason::IdleTimeout };
             return Poll::Ready(self.reset_both(reason));
         }
+        let age = now.saturating_sub(session.started_ms);
+        if let Some(gone) = self.watch.look(&self.client, &self.backend, legs, age, moved) {
+            let leg = if gone == Side::Client { legs.client } else { legs.backend };
+            let limit = leg.user_timeout.unwrap_or_default().as_millis();
+            session.facts.borrow_mut().rare().detail = Some(format!("no acknowledgement for {limit} ms").into());
+            return Poll::Ready(self.reset_both(gone.reset_reason()));
+        }
         if self.unreported && now >= self.reported_ms + REPORT_EVERY_MS {
             self.unreported = false;
             self.reported_ms = now;
             record::report_bytes(worker, session);
         }
-        self.arm(worker, session, now);
+        self.arm(worker, session);
         session.remember(cx.waker());
         // After a break the other direction does something else than what its waker was registered for.
         let go_on = |step| matches!(step, Step::Again | Step::Broken(_));
@@ -222,23 +241,10 @@ impl Flow {
         moves
     }
 
-    /// Sees to the next visit by the clock: the deadline, or the time to turn keepalive on.
-    fn arm(&mut self, worker: &Worker, session: &Session, now: u64) {
-        let mut next = self.deadline_ms;
-        if !self.kept_alive {
-            let due = session.started_ms + KEEPALIVE_AFTER_MS;
-            if now >= due {
-                self.kept_alive = true;
-                // Without it a dead peer is found by the idle time-out instead.
-                let _ = socket::keep_alive(&self.backend);
-            } else {
-                next = next.min(due);
-            }
-        }
-        next = next.min(self.stuck_check_ms);
-        if self.unreported {
-            next = next.min(self.reported_ms + REPORT_EVERY_MS);
-        }
+    /// Sees to the next visit by the clock.
+    fn arm(&self, worker: &Worker, session: &Session) {
+        let report = if self.unreported { self.reported_ms + REPORT_EVERY_MS } else { u64::MAX };
+        let next = self.deadline_ms.min(self.watch.next_ms(session.started_ms)).min(self.stuck_check_ms).min(report);
         if next != u64::MAX {
             worker.sessions.arm(session, next);
         }
@@ -258,8 +264,7 @@ impl Flow {
         if self.broken.is_none() {
             let reason = match side {
                 _ if from_fin || to_fin || ended => CloseReason::Done,
-                Side::Client => CloseReason::ClientReset,
-                Side::Backend => CloseReason::BackendReset,
+                broken => broken.reset_reason(),
             };
             self.broken = Some(Broken { side, cut_short: !ended, reason });
         }

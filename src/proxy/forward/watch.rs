@@ -1,0 +1,118 @@
+//! Finds peers that are gone without a word: keepalive while a session is silent, and data that nobody acknowledges.
+//! Nothing of it costs a short session a system call: options are set once a session is old enough for them to matter.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::Side;
+use crate::proxy::view::Leg;
+use crate::sys::socket;
+
+/// Age at which keepalive is turned on, unless it is to probe earlier; short sessions do not pay for it.
+const KEEPALIVE_AFTER_MS: u64 = 30_000;
+
+/// How both legs are watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Legs {
+    /// The client's.
+    pub client: Leg,
+    /// The backend's.
+    pub backend: Leg,
+}
+
+/// Unit of the plan, in milliseconds: eighths of a second since the session began fit four bytes for seventeen years.
+const UNIT_MS: u64 = 125;
+const NEVER: u32 = u32::MAX;
+
+/// When to look next, in units since the session began; `0`: nothing is planned yet.
+#[derive(Debug, Default)]
+pub struct Watch {
+    keepalive: u32,
+    ack_check: u32,
+}
+
+impl Watch {
+    /// When the next look is due; `u64::MAX`: never.
+    pub fn next_ms(&self, started_ms: u64) -> u64 {
+        match self.keepalive.min(self.ack_check) {
+            NEVER => u64::MAX,
+            units => started_ms + u64::from(units) * UNIT_MS,
+        }
+    }
+
+    /// Looks, if it is time. `moved`: whether bytes were delivered just now. Returns the side that is gone.
+    pub fn look(
+        &mut self,
+        client: &TcpStream,
+        backend: &TcpStream,
+        legs: Legs,
+        age_ms: u64,
+        moved: bool,
+    ) -> Option<Side> {
+        if self.keepalive == 0 {
+            let wanted = [legs.client.keepalive, legs.backend.keepalive].into_iter().flatten().map(millis).min();
+            self.keepalive = units(KEEPALIVE_AFTER_MS.min(wanted.unwrap_or(KEEPALIVE_AFTER_MS)));
+            self.ack_check = NEVER;
+        }
+        if is_due(self.keepalive, age_ms) {
+            self.keepalive = NEVER;
+            // Without it a dead peer is found by the idle time-out instead.
+            if legs.client.keepalive != Some(socket::INHERITED_KEEPALIVE) {
+                let _ = socket::keep_alive(client, legs.client.keepalive);
+            }
+            if legs.backend.keepalive.is_some() {
+                let _ = socket::keep_alive(backend, legs.backend.keepalive);
+            }
+        }
+        self.look_for_acknowledgements(client, backend, legs, age_ms, moved)
+    }
+
+    /// The kernel knows how long a peer has been silent although it was asked again. `TCP_USER_TIMEOUT` would do the rest
+    /// by itself, but it also resets a reader that answers and only does not read (`tcp_probe_timer` in the kernel), and
+    /// would cost every session a call.
+    fn look_for_acknowledgements(
+        &mut self,
+        client: &TcpStream,
+        backend: &TcpStream,
+        legs: Legs,
+        age_ms: u64,
+        moved: bool,
+    ) -> Option<Side> {
+        let limits = [(Side::Client, client, legs.client), (Side::Backend, backend, legs.backend)];
+        let shortest = limits.iter().filter_map(|(_, _, leg)| leg.user_timeout).map(millis).min()?;
+        if moved && self.ack_check == NEVER {
+            self.ack_check = units(age_ms + shortest);
+        }
+        if !is_due(self.ack_check, age_ms) {
+            return None;
+        }
+        let mut outstanding = false;
+        for (side, socket, leg) in limits {
+            let Some(limit) = leg.user_timeout else { continue };
+            if socket::unsent(socket) == 0 {
+                continue;
+            }
+            outstanding = true;
+            if socket::unanswered_for(socket).is_some_and(|silent| silent >= limit) {
+                return Some(side);
+            }
+        }
+        // In small steps from here on, so that the limit is kept within a quarter.
+        self.ack_check = if outstanding { units(age_ms + shortest / 4) } else { NEVER };
+        None
+    }
+}
+
+/// Rounded up: never early.
+fn units(age_ms: u64) -> u32 {
+    u32::try_from(age_ms.div_ceil(UNIT_MS)).unwrap_or(NEVER - 1).max(1)
+}
+
+fn is_due(units: u32, age_ms: u64) -> bool {
+    units != NEVER && age_ms >= u64::from(units) * UNIT_MS
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
