@@ -276,7 +276,8 @@ pub fn start(pool: &PoolView, address: SocketAddr, fast_open: bool, random: u64)
     for from in fitting.cycle().skip(random as usize % count).take(count) {
         match socket::start_connect(address, Start { from: Some(*from), fast_open }) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                let text = format!("no port of {from} is left, of {count} source addresses");
+                let text =
+                    format!("no port of {from} is left, or it is none of this machine ({count} source addresses)");
                 last = Some(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
             }
             result => return result,

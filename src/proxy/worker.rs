@@ -38,6 +38,8 @@ const RECORD_DELAY: Duration = Duration::from_millis(10);
 const RECORD_BATCH: usize = 64 * 1024;
 /// How long no ready connections are made after descriptors ran out.
 const EXHAUSTED_MS: u64 = 5000;
+/// Sessions that count as a burst once they are gone; fewer leave nothing worth giving back.
+const BURST: usize = 1000;
 /// How often the heart beats and idle pipes are closed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -384,14 +386,21 @@ impl Worker {
         });
     }
 
-    /// Beats, for the watchdog, and closes pipes that were needed once.
+    /// Beats, for the watchdog, closes pipes that were needed once, and gives memory back after a burst.
     async fn beat(self: Rc<Self>) {
+        let mut most = 0;
         loop {
             self.counters().heartbeats.add(1);
             self.sum_up_refusals();
             if self.counters().pipes_in_use.load(Ordering::Relaxed) == 0 {
                 self.pipes.trim();
             }
+            let open = self.sessions.count();
+            if most > BURST && open < most / 2 {
+                most = open;
+                limits::trim_memory();
+            }
+            most = most.max(open);
             tokio::time::sleep(HEARTBEAT).await;
         }
     }

@@ -20,6 +20,16 @@ pub fn descriptor_limits() -> Option<(u64, u64)> {
     getrlimit(Resource::RLIMIT_NOFILE).ok()
 }
 
+/// Gives memory that was freed back to the system (`malloc_trim(3)`): after a burst the allocator would keep it.
+#[allow(unsafe_code)]
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and locks the allocator itself.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// The CPUs that this process may run on.
 pub fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return vec![0] };
