@@ -5,6 +5,7 @@ mod accept;
 mod client;
 mod connect;
 mod consent;
+mod doors;
 mod forward;
 mod inspect;
 mod postgres;

@@ -2,7 +2,6 @@
 //! The control plane speaks to it by commands; it shares nothing else but atomics.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -16,20 +15,19 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
-use super::accept::{self, Door};
+use super::doors::{Doors, install};
 use super::forward::Pipes;
 use super::postgres::{CancelTarget, backends_of};
 use super::ready;
 use super::refusal_log::Refusals;
 use super::sessions::Sessions;
-use super::view::{self, PoolView};
+use super::view::Pools;
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
 use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
 use crate::sys::clock::coarse_ms;
 use crate::sys::limits;
-use crate::sys::socket::set_first_speaker;
 
 /// Bytes of the worker's buffer: one read of a copying direction. Chosen with the break-even of splicing.
 const BUFFER: usize = 64 * 1024;
@@ -124,7 +122,7 @@ pub struct Worker {
     pub log: Log,
     /// Rung when a ready connection was used, or pools changed.
     pub ready_wanted: Notify,
-    pools: RefCell<Rc<[Rc<PoolView>]>>,
+    pools: RefCell<Pools>,
     peers: RefCell<Vec<mpsc::WeakUnboundedSender<Command>>>,
     /// What floods of refusals may write.
     pub refusals: Refusals,
@@ -167,7 +165,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&worker).write_records());
     spawn_local(Rc::clone(&worker).beat());
     spawn_local(ready::keep(Rc::clone(&worker)));
-    let mut doors: HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    let mut doors = Doors::new();
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Install(generation) => install(&worker, generation, &mut doors),
@@ -175,8 +173,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             other => worker.obey(other),
         }
     }
-    worker.pools.replace(Rc::new([]));
-    worker.ready_wanted.notify_one();
+    worker.set_pools(Rc::new([]));
     let closing = doors.drain().map(|(_, (door, task))| {
         door.close();
         task
@@ -196,50 +193,6 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     }
     worker.sum_up_refusals();
     worker.hand_over_records();
-}
-
-/// Takes a generation: sockets that stay get their new listener, new ones begin to accept, others are closed.
-fn install(
-    worker: &Rc<Worker>,
-    generation: Generation,
-    doors: &mut HashMap<SocketAddr, (Rc<Door>, tokio::task::JoinHandle<()>)>,
-) {
-    worker.max_connections.set(generation.snapshot.config.global.max_connections);
-    worker.pipes.set_capacity(generation.snapshot.config.global.relay.pipe_size as usize);
-    let (pools, listeners) = view::listeners(&generation.snapshot, worker.id);
-    worker.pools.replace(pools);
-    worker.ready_wanted.notify_one();
-    let mut kept = HashMap::new();
-    for Listening { bind, listener, socket } in generation.listening {
-        let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
-        let first = view.first_speaker();
-        let door = match (doors.remove(&bind), socket) {
-            (Some((door, task)), _) => {
-                door.listener.replace(view);
-                kept.insert(bind, (Rc::clone(&door), task));
-                door
-            }
-            (None, Some(socket)) => match Door::new(socket, view) {
-                Ok(door) => {
-                    let door = Rc::new(door);
-                    let task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(&door)));
-                    kept.insert(bind, (Rc::clone(&door), task));
-                    door
-                }
-                Err(error) => {
-                    tracing::error!(%bind, %error, "cannot register the listening socket");
-                    continue;
-                }
-            },
-            (None, None) => continue,
-        };
-        // Without the option a connection is accepted a little earlier than needed.
-        let _ = set_first_speaker(door.socket(), first);
-    }
-    for (door, _) in doors.values() {
-        door.close();
-    }
-    *doors = kept;
 }
 
 impl Worker {
@@ -296,8 +249,14 @@ impl Worker {
         }
     }
 
+    /// Takes the pools of a generation; without any, ready connections are given up.
+    pub fn set_pools(&self, pools: Pools) {
+        self.pools.replace(pools);
+        self.ready_wanted.notify_one();
+    }
+
     /// The pools of the present generation.
-    pub fn pools(&self) -> Rc<[Rc<PoolView>]> {
+    pub fn pools(&self) -> Pools {
         Rc::clone(&self.pools.borrow())
     }
 

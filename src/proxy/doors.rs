@@ -1,0 +1,54 @@
+//! The listening sockets of one worker over generations: those that stay get their new listener, others come and go.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::accept::{self, Door};
+use super::view;
+use super::worker::{Generation, Listening, Worker};
+use crate::sys::socket::set_first_speaker;
+
+/// Listening sockets by their configured address, with the tasks that accept on them.
+pub type Doors = HashMap<SocketAddr, (Rc<Door>, JoinHandle<()>)>;
+
+/// Takes a generation: sockets that stay get their new listener, new ones begin to accept, others are closed.
+pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
+    worker.max_connections.set(generation.snapshot.config.global.max_connections);
+    worker.pipes.set_capacity(generation.snapshot.config.global.relay.pipe_size as usize);
+    let (pools, listeners) = view::listeners(&generation.snapshot, worker.id);
+    worker.set_pools(pools);
+    let mut kept = HashMap::new();
+    for Listening { bind, listener, socket } in generation.listening {
+        let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
+        let first = view.first_speaker();
+        let door = match (doors.remove(&bind), socket) {
+            (Some((door, task)), _) => {
+                door.listener.replace(view);
+                kept.insert(bind, (Rc::clone(&door), task));
+                door
+            }
+            (None, Some(socket)) => match Door::new(socket, view) {
+                Ok(door) => {
+                    let door = Rc::new(door);
+                    let task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(&door)));
+                    kept.insert(bind, (Rc::clone(&door), task));
+                    door
+                }
+                Err(error) => {
+                    tracing::error!(%bind, %error, "cannot register the listening socket");
+                    continue;
+                }
+            },
+            (None, None) => continue,
+        };
+        // Without the option a connection is accepted a little earlier than needed.
+        let _ = set_first_speaker(door.socket(), first);
+    }
+    for (door, _) in doors.values() {
+        door.close();
+    }
+    *doors = kept;
+}
