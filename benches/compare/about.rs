@@ -33,7 +33,7 @@ pub fn describe(options: &Options, kinds: &[Kind], places: Places) -> About {
         tell("system calls", "not counted, since strace was not found (Debian: apt-get install strace)".to_owned());
     }
     let (rounds, seconds) = (options.rounds(), options.window().as_secs_f64());
-    tell("rounds", format!("{rounds} of {seconds} s for each row (three in five for minor rows), proxies in turn"));
+    tell("rounds", format!("{rounds} rounds of {seconds} s (three in five of them for minor rows), proxies in turn"));
     tell("cells", "median (least-most) and the median ratio to the best peer of a round".to_owned());
     about
 }

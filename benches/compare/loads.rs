@@ -138,20 +138,20 @@ pub static LOADS: [Load; 24] = [
     load(
         "idle",
         Shape::Idle,
-        "sessions that sent a hello and one exchange, then nothing for 3 s; all are used once more",
+        "8000 sessions (quick 4000) 3 s after a hello and one exchange; afterwards all are used once more",
     )
     .quick(),
     load(
         "two-workers-exchange",
         Shape::Exchanges(EXCHANGE, 64),
-        "exchange-64 through 2 workers (nbthread 2, worker_processes 2)",
+        "exchange-64 through 2 workers (nbthread 2; worker_processes 2, reuseport)",
     )
     .workers(2),
     load("two-workers-connect", Shape::Connections(16), "connect-16 through 2 workers").workers(2),
     load("two-workers-download", Shape::Bulk(DOWNLOAD, 16), "download-16 through 2 workers").workers(2),
-    load("calls-connect", Shape::Calls(Work::Connect, 16), "connect-16 under strace: system calls of a connection"),
-    load("calls-exchange", Shape::Calls(EXCHANGE, 64), "exchange-64 under strace: system calls of an exchange"),
-    load("calls-download", Shape::Calls(DOWNLOAD, 16), "download-16 under strace: system calls of a MiB"),
+    load("calls-connect", Shape::Calls(Work::Connect, 16), "connect-16 under strace, for each connection"),
+    load("calls-exchange", Shape::Calls(EXCHANGE, 64), "exchange-64 under strace, for each exchange"),
+    load("calls-download", Shape::Calls(DOWNLOAD, 16), "download-16 under strace, for each MiB"),
 ];
 
 /// What one measurement gave.

@@ -82,6 +82,9 @@ fn compare(options: &Options) -> Outcome<bool> {
         readme::write(&readme_path(), &about, &samples)?;
         return Ok(true);
     }
+    if options.readme {
+        readme::has_marks(&readme_path())?;
+    }
     let loads = chosen_loads(options)?;
     let kinds = chosen_kinds(options)?;
     let (_, hard_limit) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -16,7 +16,7 @@ cargo bench --bench compare -- [OPTIONS]
   --only LOAD         only this load (repeatable; the beginning of a name is enough)
   --proxies A,B       of sluice, haproxy, nginx, direct (default: all that are found)
   --rounds N          rounds, each with every proxy in turn (default 5, quick 2); minor loads have three in five
-  --seconds S         length of one measurement (default 1.2, quick 0.8)
+  --seconds S         length of one measurement (default 1.2, quick 0.7)
   --json FILE         write every single result there
   --readme            put the figures of a full run into README.md
   --from FILE         run nothing: put the figures of a run that wrote FILE with --json into README.md
@@ -137,6 +137,6 @@ impl Options {
 
     /// Length of one measurement.
     pub fn window(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.8 } else { 1.2 }))
+        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.7 } else { 1.2 }))
     }
 }

@@ -11,7 +11,7 @@ use crate::metrics::{
     START, TAIL, THROUGHPUT,
 };
 use crate::proxies::Kind;
-use crate::report::{against_ratio, align, is_void, median_of, number, ratio, room};
+use crate::report::{against_ratio, align, disturbance, is_void, median_of, number, ratio, room};
 
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";
@@ -30,17 +30,28 @@ const GROUPS: [(&str, &[&str], &[&Metric]); 5] = [
     ("Memory, and system calls", &["idle", "calls-"], &[&MEMORY, &CALLS_EACH, &CALLS_PER_MEBIBYTE]),
 ];
 
+/// Whether the section has its place, which is better known before a long run than after it.
+pub fn has_marks(path: &Path) -> Outcome<()> {
+    around(&fs::read_to_string(path)?).map(|_| ())
+}
+
 /// Puts the section between its marks.
 pub fn write(path: &Path, about: &About, samples: &[Sample]) -> Outcome<()> {
     let text = fs::read_to_string(path)?;
-    let (before, rest) = text.split_once(BEGIN).ok_or("README.md has no mark where figures begin")?;
-    let (_, after) = rest.split_once(END).ok_or("README.md has no mark where figures end")?;
+    let (before, after) = around(&text)?;
     fs::write(path, format!("{before}{BEGIN}\n{}\n{END}{after}", section(about, samples)))?;
     Ok(())
 }
 
+/// What stands before and after the marks.
+fn around(text: &str) -> Outcome<(&str, &str)> {
+    let (before, rest) = text.split_once(BEGIN).ok_or("README.md has no mark where figures begin")?;
+    let (_, after) = rest.split_once(END).ok_or("README.md has no mark where figures end")?;
+    Ok((before, after))
+}
+
 /// The whole section.
-pub fn section(about: &About, samples: &[Sample]) -> String {
+fn section(about: &About, samples: &[Sample]) -> String {
     let mut text = paragraph(&format!(
         "A run of `benches/compare` on {}: {}; {}; {}.",
         told(about, "date"),
@@ -48,8 +59,9 @@ pub fn section(about: &About, samples: &[Sample]) -> String {
         told(about, "places"),
         told(about, "rounds")
     ));
-    for (kind, name) in PROGRAMS {
-        text += &item(&format!("{name}: {}", told(about, kind.name())));
+    text += "\n";
+    for (kind, _) in PROGRAMS.iter().filter(|(kind, _)| !told(about, kind.name()).is_empty()) {
+        text += &item(told(about, kind.name()));
     }
     text += "\n";
     text += &paragraph(
@@ -60,13 +72,28 @@ pub fn section(about: &About, samples: &[Sample]) -> String {
     for (title, prefixes, metrics) in GROUPS {
         text += &group(title, prefixes, metrics, samples);
     }
+    if samples.iter().any(|sample| sample.load.starts_with("calls-")) {
+        text += "\n";
+        text += &paragraph(
+            "System calls are counted by strace, which makes every proxy slow, so that it finds more to do at each waking: calls that \
+             wait are fewer than in life. `-- --syscalls` lists them by name.",
+        );
+    }
     text += &held_against(samples);
     text += "\n";
-    text += &paragraph(&peers_ahead(samples));
+    text += &peers_ahead(samples);
     let void: Vec<String> = samples.iter().filter(|sample| sample.values.is_err()).map(void_run).collect();
     if !void.is_empty() {
         text += "\n";
         text += &paragraph(&format!("Void, because something went wrong in a run: {}.", void.join(", ")));
+    }
+    let disturbed = samples.iter().filter(|sample| disturbance(sample).is_some()).count();
+    if disturbed > 0 {
+        text += "\n";
+        text += &paragraph(&format!(
+            "In {disturbed} of {} measurements, other programs and the kernel's own threads took more than a quarter of a core.",
+            samples.len()
+        ));
     }
     text.trim_end().to_owned()
 }
@@ -185,7 +212,7 @@ fn peers_ahead(samples: &[Sample]) -> String {
     }
     let percent = AHEAD * 100.0;
     if found.is_empty() {
-        return format!("No peer is ahead by more than {percent:.0} percent in any figure.");
+        return paragraph(&format!("No peer is ahead by more than {percent:.0} percent in any figure."));
     }
     let parts: Vec<String> =
         found.iter().map(|(metric, list)| format!("{}, {}: {}", metric.name, metric.unit, list.join(", "))).collect();
@@ -205,17 +232,15 @@ fn item(text: &str) -> String {
 
 /// Lines of at most `WIDTH` characters.
 fn wrap(text: &str, first: &str, further: &str) -> String {
-    let mut lines = vec![first.to_owned()];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("never empty");
-        let is_empty = line.trim_end().len() == first.trim_end().len() && line.len() <= first.len();
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push(format!("{further}{word}"));
-        } else {
-            if !is_empty {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
                 line.push(' ');
+                line.push_str(word);
             }
-            line.push_str(word);
+            Some(_) => lines.push(format!("{further}{word}")),
+            None => lines.push(format!("{first}{word}")),
         }
     }
     lines.join("\n") + "\n"

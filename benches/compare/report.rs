@@ -51,7 +51,7 @@ pub fn table(load: &Load, kinds: &[Kind], all: &[Sample]) -> String {
         if let Err(why) = &sample.values {
             text += &format!("VOID: {}, round {}: {why}\n", sample.kind.name(), sample.round + 1);
         }
-        if let Some(share) = value(sample, &OTHERS).filter(|share| *share > DISTURBANCE) {
+        if let Some(share) = disturbance(sample) {
             let (name, round) = (sample.kind.name(), sample.round + 1);
             text += &format!(
                 "disturbed: {name}, round {round}: others (programs, kernel threads) took {:.0} % of a core\n",
@@ -60,6 +60,11 @@ pub fn table(load: &Load, kinds: &[Kind], all: &[Sample]) -> String {
         }
     }
     text
+}
+
+/// The share of a core that others took, if it was so much that it must be told.
+pub fn disturbance(sample: &Sample) -> Option<f64> {
+    value(sample, &OTHERS).filter(|share| *share > DISTURBANCE)
 }
 
 /// Median, spread, and ratio to the best peer.
