@@ -14,9 +14,12 @@ use crate::measure::WARM_UP;
 use crate::process::{Running, find_program};
 use crate::proxies::{Kind, Proxy, Scene};
 use crate::report::{align, number};
+use crate::usage::Counts;
 
 /// For strace to attach, and for it to write its summary.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Units after which counts are steady to a percent or two.
+const ENOUGH: f64 = 500.0;
 /// A call that makes less than this share of a unit is not listed by itself.
 const LISTED_FROM: f64 = 0.02;
 
@@ -76,12 +79,17 @@ pub fn strace() -> Option<PathBuf> {
 pub fn count(proxy: &Proxy, scene: &Scene<'_>, work: Work, flows: usize) -> Outcome<Calls> {
     let pid = proxy.pid().ok_or("there is no process to look at")?;
     let engine = Engine::new(scene.pattern, &proxy.targets, &[(work, flows)])?;
-    let (counts, summary) = engine.run_watched(WARM_UP, scene.options.window(), || attach(scene, pid), detach)?;
-    let units = if work.is_bulk() { counts.bulk_bytes as f64 / f64::from(1 << 20) } else { counts.exchanges as f64 };
-    if units < 1.0 {
+    let units = |counts: &Counts| match work {
+        Work::Download(_) | Work::Upload(_) => counts.bulk_bytes as f64 / f64::from(1 << 20),
+        _ => counts.exchanges as f64,
+    };
+    let is_enough = |counts: &Counts| units(counts) >= ENOUGH;
+    let times = [WARM_UP, scene.options.window()];
+    let (counts, summary) = engine.run_watched(times, is_enough, || attach(scene, pid), detach)?;
+    if counts == Counts::default() {
         return Err("nothing came through".into());
     }
-    Calls::read(&summary, units)
+    Calls::read(&summary, units(&counts))
 }
 
 /// strace at a process, and the file for its summary.

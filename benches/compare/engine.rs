@@ -41,6 +41,8 @@ pub struct Engine<'a> {
     unopened: usize,
     open: usize,
     stopping: bool,
+    /// Nothing more is asked for at the moment.
+    resting: bool,
     last_event: Instant,
     pace: Option<Pace>,
 }
@@ -64,6 +66,7 @@ impl<'a> Engine<'a> {
             connections: 0,
             open: 0,
             stopping: false,
+            resting: false,
             last_event: Instant::now(),
             pace: None,
         })
@@ -179,6 +182,7 @@ impl<'a> Engine<'a> {
     fn wants_more(&self, flow: &Flow) -> bool {
         let under_way = flow.issued - flow.answered;
         !self.stopping
+            && !self.resting
             && match flow.work {
                 Work::Download(_) => under_way < BULK_DEPTH,
                 Work::Upload(_) => under_way < BULK_DEPTH && flow.payload.is_none(),
@@ -262,7 +266,7 @@ impl<'a> Engine<'a> {
             flow.expect_nothing()?;
             flow.socket = None;
             self.open -= 1;
-            return if self.stopping { Ok(()) } else { self.connect(index) };
+            return if self.stopping || self.resting { Ok(()) } else { self.connect(index) };
         }
         if self.wants_more(&self.flows[index]) {
             self.pump(index)?;

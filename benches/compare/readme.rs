@@ -214,12 +214,13 @@ fn peers_ahead(samples: &[Sample]) -> String {
     if found.is_empty() {
         return paragraph(&format!("No peer is ahead by more than {percent:.0} percent in any figure."));
     }
-    let parts: Vec<String> =
-        found.iter().map(|(metric, list)| format!("{}, {}: {}", metric.name, metric.unit, list.join(", "))).collect();
-    format!(
-        "Where a peer is ahead by more than {percent:.0} percent, in figures shown above or not: {}.",
-        parts.join("; ")
-    )
+    let mut text =
+        paragraph(&format!("Where a peer is ahead by more than {percent:.0} percent, in figures shown above or not:"));
+    text += "\n";
+    for (metric, list) in found {
+        text += &item(&format!("{}, {}: {}", metric.name, metric.unit, list.join(", ")));
+    }
+    text
 }
 
 fn paragraph(text: &str) -> String {

@@ -49,7 +49,7 @@ pub struct Usage {
 }
 
 /// Work done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Bytes of downloads that arrived and of uploads that were sent.
     pub bulk_bytes: u64,

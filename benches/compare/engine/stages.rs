@@ -14,7 +14,7 @@ use crate::usage::{Counts, Findings, Processes, Reading};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Flows that connect at the same time.
 const OPENING_AT_ONCE: usize = 64;
-/// Without turns of ours, proxy and backend have done what they can after this long.
+/// What a proxy does after the last answer, such as closing, is done after this long.
 const REST: Duration = Duration::from_millis(300);
 
 impl Engine<'_> {
@@ -60,27 +60,59 @@ impl Engine<'_> {
         Ok(Findings { counts, usage, connections: self.connections, latency: self.latency })
     }
 
-    /// Warms up, lets everything come to rest, and works while a watcher counts. What is under way at the beginning is done already
-    /// by the proxy, and as much is done by it but not counted here at the end.
+    /// Warms up, and works while a watcher counts: from complete rest to complete rest, so that all that was counted here was done
+    /// by the proxy before its eyes, and nothing else. `is_enough` may prolong the time.
     pub fn run_watched<W, R>(
         mut self,
-        warm_up: Duration,
-        window: Duration,
+        times: [Duration; 2],
+        is_enough: impl Fn(&Counts) -> bool,
         begin: impl FnOnce() -> Outcome<W>,
         end: impl FnOnce(W) -> Outcome<R>,
     ) -> Outcome<(Counts, R)> {
+        let [warm_up, window] = times;
         self.open()?;
         self.run_until(Instant::now() + warm_up)?;
-        std::thread::sleep(REST);
+        self.come_to_rest()?;
         let watcher = begin()?;
         let before = self.counts;
-        self.last_event = Instant::now();
+        self.go_on_after_rest()?;
+        let deadline = Instant::now() + PATIENCE;
         self.run_until(Instant::now() + window)?;
-        std::thread::sleep(REST);
+        while !is_enough(&self.counts.since(before)) && Instant::now() < deadline {
+            self.turn(Duration::from_millis(100))?;
+        }
+        self.come_to_rest()?;
         let found = end(watcher)?;
         let counts = self.counts.since(before);
         self.finish()?;
         Ok((counts, found))
+    }
+
+    /// Asks for nothing more, takes every answer that is under way, and gives the proxy time for what nobody waits for.
+    fn come_to_rest(&mut self) -> Outcome<()> {
+        let deadline = Instant::now() + PATIENCE;
+        self.resting = true;
+        while self.flows.iter().any(|flow| flow.answered < flow.issued) {
+            self.turn(Duration::from_millis(100))?;
+            if Instant::now() > deadline {
+                return Err("answers did not come in time".into());
+            }
+        }
+        std::thread::sleep(REST);
+        Ok(())
+    }
+
+    fn go_on_after_rest(&mut self) -> Outcome<()> {
+        self.resting = false;
+        self.last_event = Instant::now();
+        for index in 0..self.flows.len() {
+            if self.flows[index].socket.is_some() {
+                self.pump(index)?;
+            } else {
+                self.connect(index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks once more on every idle flow, a few at a time: all of them must still work.
