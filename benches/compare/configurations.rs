@@ -1,4 +1,4 @@
-//! The configuration of each proxy: the same routing by server name, the same backends, one thread, one log line for every session.
+//! The configuration of each proxy: the same routing by server name, the same backends, as many workers, one log line for every session.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,22 +13,24 @@ const MOST_SESSIONS: usize = 9000;
 /// Names of the pools, in the order of the server names.
 const POOLS: [&str; 2] = ["alpha", "beta"];
 
-/// Routes and backends.
+/// Routes, backends and workers.
 pub struct Layout {
     /// For each server name, its backends: many addresses of the same server.
     backends: [Vec<SocketAddr>; 2],
     /// Names that nobody asks for, with the pool they would lead to.
     further_names: Vec<(String, usize)>,
+    /// Workers, threads or processes, as the program calls them.
+    pub workers: usize,
 }
 
 impl Layout {
     /// `backends` in all and `routes` in all, at least one for each server name.
-    pub fn new(ports: [u16; 2], backends: usize, routes: usize) -> Self {
+    pub fn new(ports: [u16; 2], backends: usize, routes: usize, workers: usize) -> Self {
         let address = |number: usize| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number as u32);
         let of_pool = |port: u16| (0..backends / 2).map(|number| SocketAddr::from((address(number), port))).collect();
         let further_names =
             (SERVER_NAMES.len()..routes).map(|number| (format!("name-{number}.compare.example"), number % 2)).collect();
-        Self { backends: ports.map(of_pool), further_names }
+        Self { backends: ports.map(of_pool), further_names, workers }
     }
 
     /// Every name with the number of its pool; those that are asked for stand in the middle of the others.
@@ -45,8 +47,11 @@ impl Layout {
 
 /// sluice: one route for every name.
 pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, pool_lines: &[String]) -> String {
-    let mut text =
-        format!("[global]\nworkers = 1\nstatus-socket = \"{}\"\n\n[log]\nsessions = \"end\"\n", socket.display());
+    let mut text = format!(
+        "[global]\nworkers = {}\nstatus-socket = \"{}\"\n\n[log]\nsessions = \"end\"\n",
+        layout.workers,
+        socket.display()
+    );
     if let Some(log) = log {
         text += &format!("target = \"{}\"\n", log.display());
     }
@@ -68,7 +73,7 @@ pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, poo
 pub fn haproxy(layout: &Layout, port: u16, map: &Path) -> Outcome<String> {
     let mut text = format!(
         "global
-    nbthread 1
+    nbthread {}
     maxconn {MOST_SESSIONS}
     maxpipes 600
     tune.pipesize 262144
@@ -86,7 +91,8 @@ frontend compare
     bind 0.0.0.0:{port}
     tcp-request inspect-delay 5s
     tcp-request content accept if {{ req.ssl_hello_type 1 }}
-"
+",
+        layout.workers
     );
     if layout.further_names.is_empty() {
         for (name, pool) in layout.names() {
@@ -106,15 +112,15 @@ frontend compare
     Ok(text)
 }
 
-/// nginx: one process, preread of the name, a map.
+/// nginx: preread of the name, a map; without a master if one process is enough, else each with a listening socket of its own.
 pub fn nginx(layout: &Layout, port: u16, pid: &Path, log: &Path, buffer: &str) -> String {
     let module = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"];
     let load = module.iter().find(|path| Path::new(path).is_file()).map(|path| format!("load_module {path};\n"));
     let mut text = load.unwrap_or_default();
     text += &format!(
         "daemon off;
-master_process off;
-worker_processes 1;
+master_process {};
+worker_processes {};
 pid {};
 events {{ worker_connections {}; use epoll; }}
 stream {{
@@ -122,6 +128,8 @@ stream {{
     map_hash_bucket_size 128;
     map $ssl_preread_server_name $pool {{
 ",
+        if layout.workers > 1 { "on" } else { "off" },
+        layout.workers,
         pid.display(),
         MOST_SESSIONS * 2
     );
@@ -136,9 +144,9 @@ stream {{
     text += "    log_format sessions '$remote_addr:$remote_port [$time_local] $ssl_preread_server_name $pool $upstream_addr ";
     text += "$status $bytes_sent $bytes_received $session_time $upstream_connect_time';\n";
     text += &format!("    access_log {} sessions;\n", log.display());
-    text += &format!(
-        "    server {{\n        listen 0.0.0.0:{port} backlog=4096;\n        ssl_preread on;\n        proxy_pass $pool;\n"
-    );
+    let own_sockets = if layout.workers > 1 { " reuseport" } else { "" };
+    text += &format!("    server {{\n        listen 0.0.0.0:{port} backlog=4096{own_sockets};\n");
+    text += "        ssl_preread on;\n        proxy_pass $pool;\n";
     text += &format!("        proxy_buffer_size {buffer};\n        proxy_timeout 1h;\n    }}\n}}\n");
     text
 }

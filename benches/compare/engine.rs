@@ -1,5 +1,7 @@
 //! The load generator: many flows on one thread and one epoll, each asking, receiving and checking in a closed loop.
 
+mod stages;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,15 +14,11 @@ use crate::Outcome;
 use crate::flow::{Flow, Work};
 use crate::pace::Pace;
 use crate::transfer::{SCRATCH_LENGTH, Transfer};
-use crate::usage::{Counts, Findings, Processes, Reading};
+use crate::usage::Counts;
 use crate::wire::{Mode, Pattern, SERVER_NAMES, client_hello};
 
 /// Without any event for this long, a load has failed.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Opening all flows, or letting all end, may take this long.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Flows that connect at the same time.
-const OPENING_AT_ONCE: usize = 64;
 /// Bulk requests under way at the same time on a flow, so that the stream never pauses between two.
 const BULK_DEPTH: u64 = 2;
 /// Steps that one flow takes before the next one has its turn.
@@ -43,6 +41,8 @@ pub struct Engine<'a> {
     unopened: usize,
     open: usize,
     stopping: bool,
+    /// Nothing more is asked for at the moment.
+    resting: bool,
     last_event: Instant,
     pace: Option<Pace>,
 }
@@ -66,108 +66,10 @@ impl<'a> Engine<'a> {
             connections: 0,
             open: 0,
             stopping: false,
+            resting: false,
             last_event: Instant::now(),
             pace: None,
         })
-    }
-
-    /// Opens every flow and waits until each has seen something of the server.
-    pub fn open(&mut self) -> Outcome<()> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut next = 0;
-        while self.unopened > 0 {
-            let opening = next - (self.flows.len() - self.unopened);
-            let batch = OPENING_AT_ONCE.saturating_sub(opening).min(self.flows.len() - next);
-            for index in next..next + batch {
-                self.connect(index)?;
-            }
-            next += batch;
-            self.turn(Duration::from_millis(100))?;
-            if Instant::now() > deadline {
-                return Err(format!("{} of {} flows did not open in time", self.unopened, self.flows.len()).into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Warms up, measures for a while, and lets all flows end.
-    pub fn run(mut self, processes: Processes, warm_up: Duration, window: Duration) -> Outcome<Findings> {
-        self.open()?;
-        let paced = |flow: &Flow| match flow.work {
-            Work::Paced(per_second) => Some(per_second),
-            _ => None,
-        };
-        if let Some(per_second) = self.flows.first().and_then(paced) {
-            let pace = Pace::new(per_second)?;
-            self.epoll.add(pace.timer(), EpollEvent::new(EpollFlags::EPOLLIN, PACE_TOKEN))?;
-            self.pace = Some(pace);
-        }
-        self.run_until(Instant::now() + warm_up)?;
-        self.latency.reset();
-        let counts_before = self.counts;
-        let before = Reading::take(processes)?;
-        self.run_until(Instant::now() + window)?;
-        let usage = Reading::take(processes)?.since(&before);
-        let counts = Counts {
-            bulk_bytes: self.counts.bulk_bytes - counts_before.bulk_bytes,
-            exchanges: self.counts.exchanges - counts_before.exchanges,
-        };
-        self.finish()?;
-        Ok(Findings { counts, usage, connections: self.connections, latency: self.latency })
-    }
-
-    /// Asks once more on every idle flow, a few at a time: all of them must still work.
-    pub fn ask_again(&mut self) -> Outcome<()> {
-        self.last_event = Instant::now();
-        let deadline = Instant::now() + PATIENCE;
-        let already = self.counts.exchanges;
-        for index in 0..self.flows.len() {
-            self.issue(index);
-            self.pump(index)?;
-            while already + (index as u64) >= self.counts.exchanges + OPENING_AT_ONCE as u64 {
-                self.turn(Duration::from_millis(100))?;
-            }
-        }
-        while self.counts.exchanges < already + self.flows.len() as u64 {
-            self.turn(Duration::from_millis(100))?;
-            if Instant::now() > deadline {
-                return Err("idle sessions did not answer in time".into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets every flow complete what it asked for, and closes it.
-    pub fn finish(&mut self) -> Outcome<()> {
-        let deadline = Instant::now() + PATIENCE;
-        self.stopping = true;
-        self.pace = None;
-        self.last_event = Instant::now();
-        // Idle flows go last: closing thousands takes a while, in which the last exchanges of the others would wait.
-        for idle in [false, true] {
-            for index in 0..self.flows.len() {
-                if (self.flows[index].work == Work::Idle) == idle {
-                    self.close_if_done(index)?;
-                }
-            }
-            while self.flows.iter().any(|flow| flow.socket.is_some() && (flow.work == Work::Idle) == idle) {
-                self.turn(Duration::from_millis(100))?;
-                if Instant::now() > deadline {
-                    return Err(format!("{} flows did not end in time", self.open).into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn run_until(&mut self, deadline: Instant) -> Outcome<()> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            self.turn(left.min(Duration::from_millis(100)))?;
-        }
     }
 
     /// Waits for events and serves them.
@@ -280,10 +182,11 @@ impl<'a> Engine<'a> {
     fn wants_more(&self, flow: &Flow) -> bool {
         let under_way = flow.issued - flow.answered;
         !self.stopping
+            && !self.resting
             && match flow.work {
                 Work::Download(_) => under_way < BULK_DEPTH,
                 Work::Upload(_) => under_way < BULK_DEPTH && flow.payload.is_none(),
-                Work::Exchange => under_way == 0,
+                Work::Exchange(_) => under_way == 0,
                 Work::Connect | Work::Paced(_) | Work::Idle => false,
             }
     }
@@ -363,7 +266,7 @@ impl<'a> Engine<'a> {
             flow.expect_nothing()?;
             flow.socket = None;
             self.open -= 1;
-            return if self.stopping { Ok(()) } else { self.connect(index) };
+            return if self.stopping || self.resting { Ok(()) } else { self.connect(index) };
         }
         if self.wants_more(&self.flows[index]) {
             self.pump(index)?;

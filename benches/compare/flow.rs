@@ -17,9 +17,9 @@ pub enum Work {
     Download(u64),
     /// Uploads of this size, one after the other.
     Upload(u64),
-    /// 200 bytes there, 1 KiB back, again and again.
-    Exchange,
-    /// The same, but so many in a second over all flows, whatever the answers do.
+    /// 200 bytes there, so many back, again and again.
+    Exchange(u64),
+    /// 200 bytes there, 1 KiB back, so many in a second over all flows, whatever the answers do.
     Paced(u32),
     /// Connect, hello, one exchange, close, again and again.
     Connect,
@@ -95,9 +95,9 @@ impl Flow {
     /// The request number `sequence` of this flow, which is number `index`.
     pub fn request(&self, index: usize, sequence: u64) -> Request {
         let (mode, size) = match self.work {
-            Work::Download(size) => (Mode::Send, size),
+            Work::Download(size) | Work::Exchange(size) => (Mode::Send, size),
             Work::Upload(size) => (Mode::Receive, size),
-            Work::Exchange | Work::Paced(_) | Work::Connect | Work::Idle => (Mode::Send, ANSWER_LENGTH),
+            Work::Paced(_) | Work::Connect | Work::Idle => (Mode::Send, ANSWER_LENGTH),
         };
         Request::numbered(mode, size, index, sequence)
     }

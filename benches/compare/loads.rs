@@ -1,79 +1,33 @@
-//! The loads, and what is measured under each.
-
-use std::fs;
-use std::time::{Duration, Instant};
+//! The loads: what each does, how often it is repeated, and which other load it is held against.
 
 use crate::Outcome;
-use crate::configurations::Layout;
-use crate::engine::Engine;
 use crate::flow::Work;
-use crate::proxies::{Kind, Proxy, Scene};
-use crate::usage::{Findings, Processes, private_memory};
+use crate::metrics::{CONNECTIONS, EXCHANGES, Metric, PROXY_PER_EXCHANGE, Values};
+use crate::proxies::Kind;
+use crate::wire::ANSWER_LENGTH;
 
-const MEBIBYTE: u64 = 1024 * 1024;
-/// Before measuring begins.
-const WARM_UP: Duration = Duration::from_millis(250);
-/// Between the last idle session opened and the reading of memory.
-const SETTLE: Duration = Duration::from_secs(3);
-
-/// One column of results.
-#[derive(Debug, PartialEq)]
-pub struct Metric {
-    /// What is measured.
-    pub name: &'static str,
-    /// In what.
-    pub unit: &'static str,
-    /// Whether more is better; `None` where it is neither.
-    pub more_is_better: Option<bool>,
-    /// What the design demands of sluice.
-    pub must: Option<Must>,
-}
-
-/// A demand of the design, a bound from above or below according to what is better.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Must {
-    /// On the ratio to the best peer.
-    Ratio(f64),
-    /// On the value itself.
-    Value(f64),
-}
-
-const fn metric(name: &'static str, unit: &'static str, more_is_better: Option<bool>, must: Option<Must>) -> Metric {
-    Metric { name, unit, more_is_better, must }
-}
-
-static THROUGHPUT: Metric = metric("throughput", "Gbit/s", Some(true), Some(Must::Ratio(1.0)));
-static PROXY_PER_GIGABYTE: Metric = metric("proxy CPU", "s/GB", Some(false), Some(Must::Ratio(0.95)));
-static MACHINE_PER_GIGABYTE: Metric = metric("system CPU", "s/GB", Some(false), None);
-static EXCHANGES: Metric = metric("exchanges", "1000/s", Some(true), None);
-static CONNECTIONS: Metric = metric("connections", "1000/s", Some(true), None);
-static MEDIAN: Metric = metric("p50", "us", Some(false), None);
-static TAIL: Metric = metric("p99", "us", Some(false), Some(Must::Ratio(1.1)));
-static FAR_TAIL: Metric = metric("p99.9", "us", Some(false), Some(Must::Ratio(1.1)));
-static TAIL_OF_CONNECTIONS: Metric = metric("p99", "us", Some(false), None);
-static FAR_TAIL_OF_CONNECTIONS: Metric = metric("p99.9", "us", Some(false), None);
-static PROXY_PER_EXCHANGE: Metric = metric("proxy CPU", "us each", Some(false), Some(Must::Ratio(1.05)));
-static MACHINE_PER_EXCHANGE: Metric = metric("system CPU", "us each", Some(false), None);
-static PROXY_SHARE: Metric = metric("proxy CPU", "of one core", None, None);
-/// Processor time that went to other programs on the machine; the report warns about it instead of giving it a line.
-pub static OTHERS: Metric = metric("other programs", "of one core", None, None);
-static LOGGED: Metric = metric("log lines", "per connection", None, None);
-static MEMORY: Metric = metric("private memory", "B/session", Some(false), Some(Must::Value(2500.0)));
-static MEMORY_BEFORE: Metric = metric("private memory", "MB before", None, None);
-
-/// What one measurement gives.
-pub type Values = Vec<(&'static Metric, f64)>;
+const KIBIBYTE: u64 = 1024;
+const MEBIBYTE: u64 = 1024 * KIBIBYTE;
+/// Backends where their number is not the point.
+const FEW: usize = 8;
 
 /// What drives a load, and what it tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
+pub enum Shape {
+    /// Connections that move as much as they can.
     Bulk(Work, usize),
-    Exchanges(usize),
-    Paced,
-    BesideIdle,
-    Connections { at_once: usize, backends: usize, routes: usize },
+    /// Connections that ask and wait for the answer.
+    Exchanges(Work, usize),
+    /// The same beside as many idle ones as `Idle` has.
+    BesideIdle(Work, usize),
+    /// So many at once that connect, ask, and close.
+    Connections(usize),
+    /// Exchanges beside downloads.
     Mix,
+    /// Memory of sessions that say nothing.
     Idle,
+    /// System calls of the proxy while connections do this work.
+    Calls(Work, usize),
 }
 
 /// One load.
@@ -85,55 +39,119 @@ pub struct Load {
     pub about: &'static str,
     /// Whether it belongs to the quick run.
     pub quick: bool,
-    shape: Shape,
+    /// Whether it has every round; the others have three in five, enough where it is the neighbour of one that has all.
+    pub always: bool,
+    /// What happens.
+    pub shape: Shape,
+    /// Backends of the proxy.
+    pub backends: usize,
+    /// Routes of the proxy.
+    pub routes: usize,
+    /// Workers, threads, or processes of the proxy.
+    pub workers: usize,
 }
 
-const fn load(name: &'static str, quick: bool, shape: Shape, about: &'static str) -> Load {
-    Load { name, about, quick, shape }
+/// A load's figure held against the same program's figure under another load, round by round.
+#[derive(Debug)]
+pub struct Against {
+    /// The other load.
+    pub base: &'static str,
+    /// Which figure.
+    pub metric: &'static Metric,
+    /// What the design demands of the ratio.
+    pub must: f64,
 }
 
-const FEW: usize = 8;
+const fn load(name: &'static str, shape: Shape, about: &'static str) -> Load {
+    Load { name, about, quick: false, always: false, shape, backends: FEW, routes: 2, workers: 1 }
+}
+
+impl Load {
+    const fn quick(self) -> Self {
+        Self { quick: true, always: true, ..self }
+    }
+
+    const fn always(self) -> Self {
+        Self { always: true, ..self }
+    }
+
+    const fn routing(self, backends: usize, routes: usize) -> Self {
+        Self { backends, routes, ..self }
+    }
+
+    const fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+}
+
+const DOWNLOAD: Work = Work::Download(16 * MEBIBYTE);
+const EXCHANGE: Work = Work::Exchange(ANSWER_LENGTH);
 
 /// All loads.
-pub static LOADS: [Load; 13] = [
-    load("download-16", true, Shape::Bulk(Work::Download(16 * MEBIBYTE), 16), "16 connections download without end"),
-    load("download-1", false, Shape::Bulk(Work::Download(64 * MEBIBYTE), 1), "1 connection downloads without end"),
-    load("download-256", false, Shape::Bulk(Work::Download(2 * MEBIBYTE), 256), "256 connections download without end"),
-    load("upload-16", true, Shape::Bulk(Work::Upload(16 * MEBIBYTE), 16), "16 connections upload without end"),
-    load("exchange-64", true, Shape::Exchanges(64), "64 connections: 200 B there, 1 KiB back, again and again"),
-    load("exchange-1", false, Shape::Exchanges(1), "1 connection: 200 B there, 1 KiB back, again and again"),
-    load("exchange-1000", false, Shape::Exchanges(1000), "1000 connections: 200 B there, 1 KiB back, again and again"),
+pub static LOADS: [Load; 24] = [
+    load("download-1", Shape::Bulk(Work::Download(64 * MEBIBYTE), 1), "1 connection downloads without end"),
+    load("download-16", Shape::Bulk(DOWNLOAD, 16), "16 connections download without end").quick(),
+    load("download-256", Shape::Bulk(Work::Download(2 * MEBIBYTE), 256), "256 connections download without end"),
+    load("upload-1", Shape::Bulk(Work::Upload(64 * MEBIBYTE), 1), "1 connection uploads without end"),
+    load("upload-16", Shape::Bulk(Work::Upload(16 * MEBIBYTE), 16), "16 connections upload without end").quick(),
+    load("upload-256", Shape::Bulk(Work::Upload(2 * MEBIBYTE), 256), "256 connections upload without end"),
+    load(
+        "objects-64",
+        Shape::Exchanges(Work::Exchange(64 * KIBIBYTE), 64),
+        "64 connections: objects of 64 KiB, each asked for when the one before is there, as browsers do",
+    ),
+    load("exchange-1", Shape::Exchanges(EXCHANGE, 1), "1 connection: 200 B there, 1 KiB back, again and again"),
+    load("exchange-64", Shape::Exchanges(EXCHANGE, 64), "64 connections: 200 B there, 1 KiB back, again and again")
+        .quick(),
+    load("exchange-1000", Shape::Exchanges(EXCHANGE, 1000), "1000 connections: 200 B there, 1 KiB back"),
+    load("exchange-64-tiny", Shape::Exchanges(Work::Exchange(64), 64), "64 connections: 200 B there, 64 B back"),
+    load(
+        "exchange-64-large",
+        Shape::Exchanges(Work::Exchange(16 * KIBIBYTE), 64),
+        "64 connections: 200 B there, 16 KiB back",
+    ),
     load(
         "exchange-paced",
-        false,
-        Shape::Paced,
+        Shape::Exchanges(Work::Paced(20_000), 64),
         "64 connections: 20 000 exchanges a second in all, latency from when each was due",
+    )
+    .always(),
+    load(
+        "exchange-beside-idle",
+        Shape::BesideIdle(EXCHANGE, 64),
+        "64 connections: 200 B there, 1 KiB back, beside 8000 idle ones (fewer if RLIMIT_NOFILE is below 18 000)",
     ),
-    load("exchange-beside-idle", false, Shape::BesideIdle, "64 connections exchange as above beside 7000 idle ones"),
     load(
         "connect-16",
-        true,
-        Shape::Connections { at_once: 16, backends: FEW, routes: 2 },
+        Shape::Connections(16),
         "16 at once: connect, 517 B hello + 200 B, 1 KiB back, close; 2 routes, 8 backends",
-    ),
+    )
+    .quick(),
     load(
         "connect-many",
-        false,
-        Shape::Connections { at_once: 16, backends: 1000, routes: 10_000 },
+        Shape::Connections(16),
         "the same with 10 000 routes (maps in HAProxy and nginx) and 1000 backends",
-    ),
-    load(
-        "mix",
-        false,
-        Shape::Mix,
-        "64 connections exchange 200 B / 1 KiB beside 4 downloads; latencies are the exchanges'",
-    ),
+    )
+    .routing(1000, 10_000),
+    load("mix", Shape::Mix, "64 connections exchange 200 B / 1 KiB beside 4 downloads; latencies are the exchanges'")
+        .always(),
     load(
         "idle",
-        true,
         Shape::Idle,
-        "sessions that sent a hello and one exchange, then nothing for 3 s; all are used once more",
-    ),
+        "8000 sessions (quick 4000) 3 s after a hello and one exchange; afterwards all are used once more",
+    )
+    .quick(),
+    load(
+        "two-workers-exchange",
+        Shape::Exchanges(EXCHANGE, 64),
+        "exchange-64 through 2 workers (nbthread 2; worker_processes 2, reuseport)",
+    )
+    .workers(2),
+    load("two-workers-connect", Shape::Connections(16), "connect-16 through 2 workers").workers(2),
+    load("two-workers-download", Shape::Bulk(DOWNLOAD, 16), "download-16 through 2 workers").workers(2),
+    load("calls-connect", Shape::Calls(Work::Connect, 16), "connect-16 under strace, for each connection"),
+    load("calls-exchange", Shape::Calls(EXCHANGE, 64), "exchange-64 under strace, for each exchange"),
+    load("calls-download", Shape::Calls(DOWNLOAD, 16), "download-16 under strace, for each MiB"),
 ];
 
 /// What one measurement gave.
@@ -150,114 +168,40 @@ pub struct Sample {
 }
 
 impl Load {
-    /// Whether this proxy is measured in this round: memory is steady, and the row without proxy is for orientation.
-    pub fn applies(&self, kind: Kind, round: usize, quick: bool) -> bool {
-        let rounds = match (kind, self.shape) {
-            (Kind::Direct, Shape::Idle) => 0,
-            (_, Shape::Idle) => 1 + usize::from(!quick),
-            (Kind::Direct, _) => 1,
-            _ => usize::MAX,
+    /// Whether this proxy is measured in this round of so many: memory and calls are steady, and the row without proxy is for
+    /// orientation.
+    pub fn applies(&self, kind: Kind, round: usize, rounds: usize) -> bool {
+        let wanted = match (kind, self.shape) {
+            (Kind::Direct, Shape::Idle | Shape::Calls(..)) => 0,
+            (Kind::Direct, _) if self.workers > 1 => 0,
+            (_, Shape::Idle) => rounds.div_ceil(3),
+            (Kind::Direct, _) | (_, Shape::Calls(..)) => 1,
+            _ if self.always => rounds,
+            _ => (rounds * 3).div_ceil(5),
         };
-        round < rounds
+        round < wanted
     }
 
-    /// Starts the proxy, drives the load through it, and ends it.
-    pub fn measure(&self, kind: Kind, scene: &Scene<'_>, number: usize) -> Outcome<Values> {
-        let (backends, routes) = match self.shape {
-            Shape::Connections { backends, routes, .. } => (backends, routes),
-            _ => (FEW, 2),
+    /// Which load of the same program it is held against.
+    pub fn against(&self) -> Option<Against> {
+        let (base, metric, must) = match self.name {
+            "exchange-beside-idle" => ("exchange-64", &PROXY_PER_EXCHANGE, 1.05),
+            "connect-many" => ("connect-16", &PROXY_PER_EXCHANGE, 1.05),
+            "two-workers-exchange" => ("exchange-64", &EXCHANGES, 1.8),
+            "two-workers-connect" => ("connect-16", &CONNECTIONS, 1.8),
+            "two-workers-download" => ("download-16", &crate::metrics::THROUGHPUT, 1.8),
+            _ => return None,
         };
-        let layout = Layout::new(scene.backend_ports, backends, routes);
-        let proxy = Proxy::start(kind, scene, number, &layout, matches!(self.shape, Shape::Bulk(..) | Shape::Mix))?;
-        match self.shape {
-            Shape::Bulk(work, count) => {
-                let findings = drive(&proxy, scene, &[(work, count)])?;
-                let seconds = findings.usage.elapsed.as_secs_f64();
-                let gigabytes = above_zero(findings.counts.bulk_bytes)? / 1e9;
-                let mut values = vec![(&THROUGHPUT, gigabytes * 8.0 / seconds)];
-                values.extend(findings.usage.proxy.map(|time| (&PROXY_PER_GIGABYTE, time.as_secs_f64() / gigabytes)));
-                values.push((&MACHINE_PER_GIGABYTE, findings.usage.machine.as_secs_f64() / gigabytes));
-                values.push((&OTHERS, findings.usage.others.as_secs_f64() / seconds));
-                Ok(values)
-            }
-            Shape::Exchanges(count) => exchange_values(&EXCHANGES, &drive(&proxy, scene, &[(Work::Exchange, count)])?),
-            Shape::Paced => exchange_values(&EXCHANGES, &drive(&proxy, scene, &[(Work::Paced(20_000), 64)])?),
-            Shape::BesideIdle => {
-                exchange_values(&EXCHANGES, &drive(&proxy, scene, &[(Work::Exchange, 64), (Work::Idle, 7000)])?)
-            }
-            Shape::Connections { at_once, .. } => {
-                let findings = drive(&proxy, scene, &[(Work::Connect, at_once)])?;
-                let mut values = exchange_values(&CONNECTIONS, &findings)?;
-                values.extend(lines_logged(&proxy, findings.connections).map(|ratio| (&LOGGED, ratio)));
-                Ok(values)
-            }
-            Shape::Mix => {
-                let findings = drive(&proxy, scene, &[(Work::Exchange, 64), (Work::Download(16 * MEBIBYTE), 4)])?;
-                let seconds = findings.usage.elapsed.as_secs_f64();
-                let mut values = exchange_values(&EXCHANGES, &findings)?;
-                values.retain(|(metric, _)| ![&PROXY_PER_EXCHANGE, &MACHINE_PER_EXCHANGE].contains(metric));
-                values.insert(0, (&THROUGHPUT, above_zero(findings.counts.bulk_bytes)? * 8.0 / 1e9 / seconds));
-                values.extend(findings.usage.proxy.map(|time| (&PROXY_SHARE, time.as_secs_f64() / seconds)));
-                Ok(values)
-            }
-            Shape::Idle => idle(&proxy, scene),
-        }
+        Some(Against { base, metric, must })
+    }
+
+    /// Whether it counts system calls, which needs strace.
+    pub fn counts_calls(&self) -> bool {
+        matches!(self.shape, Shape::Calls(..))
     }
 }
 
-/// Drives flows through a proxy.
-fn drive(proxy: &Proxy, scene: &Scene<'_>, works: &[(Work, usize)]) -> Outcome<Findings> {
-    let processes = Processes { proxy: proxy.pid(), backend: scene.backend };
-    Engine::new(scene.pattern, &proxy.targets, works)?.run(processes, WARM_UP, scene.options.window())
-}
-
-/// A count as a number, which must not be zero.
-fn above_zero(count: u64) -> Outcome<f64> {
-    if count == 0 { Err("nothing came through".into()) } else { Ok(count as f64) }
-}
-
-/// What exchanges and connections have in common.
-fn exchange_values(rate: &'static Metric, findings: &Findings) -> Outcome<Values> {
-    let count = above_zero(findings.counts.exchanges)?;
-    let mut values = vec![(rate, count / findings.usage.elapsed.as_secs_f64() / 1000.0)];
-    let tails =
-        if rate == &CONNECTIONS { [&TAIL_OF_CONNECTIONS, &FAR_TAIL_OF_CONNECTIONS] } else { [&TAIL, &FAR_TAIL] };
-    for (metric, quantile) in [(&MEDIAN, 0.5), (tails[0], 0.99), (tails[1], 0.999)] {
-        values.push((metric, findings.latency.value_at_quantile(quantile) as f64 / 1000.0));
-    }
-    values.extend(findings.usage.proxy.map(|time| (&PROXY_PER_EXCHANGE, time.as_secs_f64() * 1e6 / count)));
-    values.push((&MACHINE_PER_EXCHANGE, findings.usage.machine.as_secs_f64() * 1e6 / count));
-    values.push((&OTHERS, findings.usage.others.as_secs_f64() / findings.usage.elapsed.as_secs_f64()));
-    Ok(values)
-}
-
-/// Opens many sessions, leaves them alone, and reads the proxy's memory before and after.
-fn idle(proxy: &Proxy, scene: &Scene<'_>) -> Outcome<Values> {
-    let count = if scene.options.quick { 4000 } else { 8000 };
-    let pid = proxy.pid().ok_or("there is no process to look at")?;
-    let mut warm_up = Engine::new(scene.pattern, &proxy.targets, &[(Work::Idle, 200)])?;
-    warm_up.open()?;
-    warm_up.finish()?;
-    std::thread::sleep(Duration::from_millis(300));
-    let before = private_memory(pid)? as f64;
-    let mut engine = Engine::new(scene.pattern, &proxy.targets, &[(Work::Idle, count)])?;
-    engine.open()?;
-    std::thread::sleep(SETTLE);
-    let after = private_memory(pid)? as f64;
-    engine.ask_again()?;
-    engine.finish()?;
-    Ok(vec![(&MEMORY, (after - before) / count as f64), (&MEMORY_BEFORE, before / 1e6)])
-}
-
-/// Log lines for each connection; some proxies write them late, but not by more than a second.
-fn lines_logged(proxy: &Proxy, connections: usize) -> Option<f64> {
-    let path = proxy.log.as_ref()?;
-    let deadline = Instant::now() + Duration::from_secs(1);
-    loop {
-        let lines = fs::read_to_string(path).map_or(0, |text| text.lines().count());
-        if lines >= connections || Instant::now() > deadline {
-            return Some(lines as f64 / connections.max(1) as f64);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// The load of that name.
+pub fn named(name: &str) -> Outcome<&'static Load> {
+    LOADS.iter().find(|load| load.name == name).ok_or_else(|| format!("there is no load called {name}").into())
 }

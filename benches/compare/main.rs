@@ -6,15 +6,21 @@
 // Tables go to standard output, and both they and configurations are put together from formatted pieces.
 #![allow(clippy::print_stdout, clippy::format_push_string, clippy::format_collect)]
 
+mod about;
 mod backend;
+mod calls;
 mod configurations;
 mod engine;
 mod flow;
 mod loads;
+mod measure;
+mod metrics;
 mod options;
 mod pace;
 mod process;
 mod proxies;
+mod raw;
+mod readme;
 mod report;
 mod transfer;
 mod usage;
@@ -23,14 +29,15 @@ mod wire;
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::about::describe;
 use crate::loads::{LOADS, Load, Sample};
-use crate::options::{HELP, Options};
+use crate::options::{HELP, Options, Task};
 use crate::process::{Folder, Places, Running};
 use crate::proxies::{Kind, Scene};
 use crate::wire::Pattern;
@@ -62,13 +69,21 @@ fn main() -> ExitCode {
 
 /// Does what was asked for; tells whether every row is valid.
 fn compare(options: &Options) -> Outcome<bool> {
-    if options.help || options.list {
+    if [Task::Help, Task::List].contains(&options.task) {
         let width = LOADS.iter().map(|load| load.name.len()).max().unwrap_or(0);
         let lines = LOADS
             .iter()
             .map(|load| format!("{:width$}  {}{}\n", load.name, if load.quick { "(quick) " } else { "" }, load.about));
-        print!("{}", if options.help { HELP.to_owned() } else { lines.collect() });
+        print!("{}", if options.task == Task::Help { HELP.to_owned() } else { lines.collect() });
         return Ok(true);
+    }
+    if let Task::WriteReadme(path) = &options.task {
+        let (about, samples) = raw::read(&fs::read_to_string(path)?)?;
+        readme::write(&readme_path(), &about, &samples)?;
+        return Ok(true);
+    }
+    if options.readme {
+        readme::has_marks(&readme_path())?;
     }
     let loads = chosen_loads(options)?;
     let kinds = chosen_kinds(options)?;
@@ -76,7 +91,7 @@ fn compare(options: &Options) -> Outcome<bool> {
     setrlimit(Resource::RLIMIT_NOFILE, hard_limit, hard_limit)?;
 
     let places = Places::find()?;
-    process::pin_to(places.load)?;
+    process::pin_to(&[places.load])?;
     let folder = Folder::create()?;
     let pattern = Pattern::new()?;
     let (backend, backend_ports, complaints) = start_backend(&folder, places)?;
@@ -86,12 +101,17 @@ fn compare(options: &Options) -> Outcome<bool> {
         println!("{name}: {value}");
     }
 
+    if options.task == Task::CountCalls {
+        print!("\n{}", calls::table(&scene, &kinds)?);
+        return Ok(true);
+    }
+
     let mut samples = Vec::new();
     for round in 0..options.rounds() {
         for load in &loads {
             for turn in 0..kinds.len() {
                 let kind = kinds[(turn + round) % kinds.len()];
-                if !load.applies(kind, round, options.quick) {
+                if !load.applies(kind, round, options.rounds()) {
                     continue;
                 }
                 let mut values = load.measure(kind, &scene, samples.len()).map_err(|error| error.to_string());
@@ -111,9 +131,17 @@ fn compare(options: &Options) -> Outcome<bool> {
         print!("{}", report::table(load, &kinds, &samples));
     }
     if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_string_pretty(&report::raw(&about, &samples))?)?;
+        fs::write(path, serde_json::to_string_pretty(&raw::write(&about, &samples))?)?;
+    }
+    if options.readme {
+        readme::write(&readme_path(), &about, &samples)?;
     }
     Ok(samples.iter().all(|sample| sample.values.is_ok()))
+}
+
+/// The README of these sources.
+fn readme_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
 }
 
 fn chosen_loads(options: &Options) -> Outcome<Vec<&'static Load>> {
@@ -127,7 +155,8 @@ fn chosen_loads(options: &Options) -> Outcome<Vec<&'static Load>> {
     let wanted = |load: &&Load| {
         let is_meant = |name: &String| load.name == name || (!is_whole(name) && load.name.starts_with(name.as_str()));
         let named = options.only.iter().any(is_meant);
-        named || (options.only.is_empty() && (load.quick || !options.quick))
+        let can_be = !load.counts_calls() || calls::strace().is_some();
+        named || (options.only.is_empty() && (load.quick || !options.quick) && can_be)
     };
     Ok(LOADS.iter().filter(wanted).collect())
 }
@@ -143,10 +172,10 @@ fn chosen_kinds(options: &Options) -> Outcome<Vec<Kind>> {
 }
 
 /// Starts the backend; its standard error goes to the file that is returned.
-fn start_backend(folder: &Folder, places: Places) -> Outcome<(Running, [u16; 2], std::path::PathBuf)> {
+fn start_backend(folder: &Folder, places: Places) -> Outcome<(Running, [u16; 2], PathBuf)> {
     let (complaints, stderr) = folder.output("backend.stderr")?;
     let arguments = ["--role", "backend"].map(str::to_owned);
-    let mut backend = Running::start(places.load, &std::env::current_exe()?, &arguments, Stdio::piped(), stderr)?;
+    let mut backend = Running::start(&[places.load], &std::env::current_exe()?, &arguments, Stdio::piped(), stderr)?;
     let mut line = String::new();
     BufReader::new(backend.stdout().ok_or("no pipe from the backend")?).read_line(&mut line)?;
     let ports: Vec<u16> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
@@ -166,42 +195,4 @@ fn take_complaint(path: &Path) -> Outcome<Option<String>> {
     fs::write(path, "")?;
     let more = text.lines().count().saturating_sub(1);
     Ok(text.lines().next().map(|line| format!("{line} (and {more} more)")))
-}
-
-/// What one has to know to read the tables.
-fn describe(options: &Options, kinds: &[Kind], places: Places) -> Vec<(String, String)> {
-    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-    let processor = read("/proc/cpuinfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|it| it.1.trim().to_owned()));
-    let mut about = vec![(
-        "machine".to_owned(),
-        format!(
-            "Linux {}, {}; proxy on CPU {}, load and backend on CPU {}",
-            read("/proc/sys/kernel/osrelease"),
-            processor.unwrap_or_default(),
-            places.proxy,
-            places.load
-        ),
-    )];
-    for kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
-        let settings = match kind {
-            Kind::Sluice => ["workers = 1".to_owned(), options.sluice_pool.join(", ")].join(" ").trim().to_owned(),
-            Kind::Haproxy => "nbthread 1, splice-request and splice-response, 256 KiB pipes".to_owned(),
-            _ => match &options.nginx_buffer {
-                Some(size) => format!("one process, proxy_buffer_size {size}"),
-                None => "one process, proxy_buffer_size 64k for bulk and mix, else 16k".to_owned(),
-            },
-        };
-        about.push((
-            kind.name().to_owned(),
-            format!("{}; {settings}; one log line for every session, to a file", kind.version(options)),
-        ));
-    }
-    let (rounds, seconds) = (options.rounds(), options.window().as_secs_f64());
-    let text = format!(
-        "{rounds} of {seconds} s for each row, proxies in turn; cells are median (least-most) and the median ratio to the best peer of a round"
-    );
-    about.push(("rounds".to_owned(), text));
-    about
 }

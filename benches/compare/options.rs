@@ -15,9 +15,12 @@ cargo bench --bench compare -- [OPTIONS]
   --quick             the main loads, two rounds, under a minute
   --only LOAD         only this load (repeatable; the beginning of a name is enough)
   --proxies A,B       of sluice, haproxy, nginx, direct (default: all that are found)
-  --rounds N          rounds, each with every proxy in turn (default 5, quick 2)
-  --seconds S         length of one measurement (default 1.5, quick 0.8)
+  --rounds N          rounds, each with every proxy in turn (default 5, quick 2); minor loads have three in five
+  --seconds S         length of one measurement (default 1.2, quick 0.7)
   --json FILE         write every single result there
+  --readme            put the figures of a full run into README.md
+  --from FILE         run nothing: put the figures of a run that wrote FILE with --json into README.md
+  --syscalls          only count system calls for each connection, exchange and MiB, under strace
   --sluice PATH       the binary (default: the one that cargo built for this bench)
   --haproxy PATH, --nginx PATH
   --sluice-pool LINE  a further line for sluice's pools, such as 'relay = \"copy\"' (repeatable)
@@ -29,13 +32,27 @@ sluice, as a ratio to the best peer; it does not change the exit code. Beside ot
 in which others took more than a quarter of a core are told under the table.
 ";
 
+/// What to do.
+#[derive(Debug, Default, PartialEq)]
+pub enum Task {
+    /// Measure and print tables.
+    #[default]
+    Compare,
+    /// Count system calls.
+    CountCalls,
+    /// Write README.md from raw results.
+    WriteReadme(PathBuf),
+    /// Print the loads.
+    List,
+    /// Print the help.
+    Help,
+}
+
 /// What was asked for.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Print the help, nothing else.
-    pub help: bool,
-    /// Print the loads, nothing else.
-    pub list: bool,
+    /// What to do.
+    pub task: Task,
     /// The short form.
     pub quick: bool,
     /// Only loads whose names begin like one of these.
@@ -48,6 +65,8 @@ pub struct Options {
     pub seconds: Option<f64>,
     /// Where raw results go.
     pub json: Option<PathBuf>,
+    /// Put the figures into README.md as well.
+    pub readme: bool,
     /// The proxies' binaries, where not the default.
     pub sluice: Option<PathBuf>,
     /// `HAProxy`'s binary.
@@ -73,8 +92,8 @@ impl Options {
             let mut value = || attached.clone().or_else(|| rest.next().cloned()).ok_or(format!("{name} needs a value"));
             match name {
                 "--bench" => {}
-                "--help" | "-h" => options.help = true,
-                "--list" => options.list = true,
+                "--help" | "-h" => options.task = Task::Help,
+                "--list" => options.task = Task::List,
                 "--quick" => options.quick = true,
                 "--only" => options.only.push(value()?),
                 "--proxies" => {
@@ -85,6 +104,9 @@ impl Options {
                 }
                 "--rounds" => options.rounds = Some(value()?.parse()?),
                 "--seconds" => options.seconds = Some(value()?.parse()?),
+                "--readme" => options.readme = true,
+                "--from" => options.task = Task::WriteReadme(value()?.into()),
+                "--syscalls" => options.task = Task::CountCalls,
                 "--json" => options.json = Some(value()?.into()),
                 "--sluice" => options.sluice = Some(value()?.into()),
                 "--haproxy" => options.haproxy = Some(value()?.into()),
@@ -97,7 +119,15 @@ impl Options {
         if options.rounds == Some(0) || options.seconds.is_some_and(|seconds| !(0.1..=600.0).contains(&seconds)) {
             return Err("at least one round, and 0.1 to 600 seconds".into());
         }
+        if options.readme && options.is_partial() {
+            return Err("--readme is for a full run: no --quick, --only, --proxies or --syscalls".into());
+        }
         Ok(options)
+    }
+
+    /// Whether a run leaves something out.
+    pub fn is_partial(&self) -> bool {
+        self.quick || self.task != Task::Compare || !self.only.is_empty() || !self.proxies.is_empty()
     }
 
     /// Rounds to run.
@@ -107,6 +137,6 @@ impl Options {
 
     /// Length of one measurement.
     pub fn window(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.8 } else { 1.5 }))
+        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.7 } else { 1.2 }))
     }
 }

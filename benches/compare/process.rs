@@ -7,10 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use socket2::{Domain, Socket, Type};
 
@@ -23,38 +24,57 @@ pub struct Places {
     pub proxy: usize,
     /// The processor of everything else.
     pub load: usize,
+    /// The processor of a second worker: a third one if there is one, else that of everything else.
+    pub second: usize,
 }
 
 impl Places {
-    /// The first two processors that this process may run on.
+    /// The first processors that this process may run on.
     pub fn find() -> Outcome<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let mut numbers = (0..CpuSet::count()).filter(|number| allowed.is_set(*number).unwrap_or(false));
         match (numbers.next(), numbers.next()) {
-            (Some(proxy), Some(load)) => Ok(Self { proxy, load }),
+            (Some(proxy), Some(load)) => Ok(Self { proxy, load, second: numbers.next().unwrap_or(load) }),
             _ => Err("two processors are needed: one for the proxy, one for load and backend".into()),
         }
     }
+
+    /// Where a proxy with so many workers may run.
+    pub fn of_proxy(self, workers: usize) -> Vec<usize> {
+        if workers > 1 { vec![self.proxy, self.second] } else { vec![self.proxy] }
+    }
+
+    /// How many processors such a proxy, load and backend have between them.
+    pub fn count(self, workers: usize) -> usize {
+        let mut all = self.of_proxy(workers);
+        all.push(self.load);
+        all.sort_unstable();
+        all.dedup();
+        all.len()
+    }
 }
 
-/// Pins this process (its only thread) to a processor.
-pub fn pin_to(processor: usize) -> Outcome<()> {
+/// Pins this process (its only thread) to processors.
+pub fn pin_to(processors: &[usize]) -> Outcome<()> {
     let mut set = CpuSet::new();
-    set.set(processor)?;
+    for processor in processors {
+        set.set(*processor)?;
+    }
     sched_setaffinity(Pid::from_raw(0), &set)?;
     Ok(())
 }
 
-/// The role `launch PARENT CPU PROGRAM ARGUMENTS`: pins itself, asks to be killed with its parent, and becomes the program.
+/// The role `launch PARENT CPU,CPU PROGRAM ARGUMENTS`: pins itself, asks to be killed with its parent, and becomes the program.
 pub fn launch(arguments: &[String]) -> Outcome<()> {
-    let [parent, processor, program, rest @ ..] = arguments else {
+    let [parent, processors, program, rest @ ..] = arguments else {
         return Err("launch needs a parent, a processor and a program".into());
     };
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw() != parent.parse::<i32>()? {
         return Err("the parent has ended already".into());
     }
-    pin_to(processor.parse()?)?;
+    let processors: Vec<usize> = processors.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    pin_to(&processors)?;
     let error = Command::new(program).args(rest).exec();
     Err(format!("{program}: {error}").into())
 }
@@ -62,26 +82,29 @@ pub fn launch(arguments: &[String]) -> Outcome<()> {
 /// A running program, killed when dropped.
 pub struct Running {
     child: Child,
+    /// It ends its own children when asked to end, and would leave them behind if killed.
+    has_children: bool,
 }
 
 impl Running {
-    /// Starts a program pinned to a processor.
+    /// Starts a program pinned to processors.
     pub fn start(
-        processor: usize,
+        processors: &[usize],
         program: &Path,
         arguments: &[String],
         stdout: Stdio,
         stderr: Stdio,
     ) -> Outcome<Self> {
+        let processors: Vec<String> = processors.iter().map(usize::to_string).collect();
         let child = Command::new(std::env::current_exe()?)
-            .args(["--role", "launch", &std::process::id().to_string(), &processor.to_string()])
+            .args(["--role", "launch", &std::process::id().to_string(), &processors.join(",")])
             .arg(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .spawn()?;
-        Ok(Self { child })
+        Ok(Self { child, has_children: false })
     }
 
     /// Its process id.
@@ -94,6 +117,28 @@ impl Running {
         self.child.stdout.take()
     }
 
+    /// From now on, it is asked to end before it is killed.
+    pub fn takes_children_along(&mut self) {
+        self.has_children = true;
+    }
+
+    /// Interrupts it and waits for its end.
+    pub fn interrupt(&mut self, patience: Duration) -> Outcome<()> {
+        self.ask(Signal::SIGINT, patience)
+    }
+
+    fn ask(&mut self, signal: Signal, patience: Duration) -> Outcome<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?;
+        let deadline = Instant::now() + patience;
+        while self.ended()?.is_none() {
+            if Instant::now() > deadline {
+                return Err(format!("process {} does not end on {signal}", self.pid()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
@@ -102,6 +147,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.has_children && matches!(self.ended(), Ok(None)) {
+            // Killed next if it does not.
+            let _ = self.ask(Signal::SIGTERM, Duration::from_secs(2));
+        }
         // Both fail only when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -11,6 +11,7 @@ use crate::Outcome;
 use crate::configurations::{Layout, haproxy, nginx, sluice};
 use crate::options::Options;
 use crate::process::{Folder, Places, Running, find_program, free_port};
+use crate::usage::{Processes, children};
 use crate::wire::{ANSWER_LENGTH, Mode, Pattern, Request, SERVER_NAMES, client_hello};
 
 /// How long a proxy may take until it relays.
@@ -63,7 +64,7 @@ impl Kind {
         .filter(|path| path.is_file())
     }
 
-    /// What the program says about its version.
+    /// What the program says about its version, and where it is if that was told.
     pub fn version(self, options: &Options) -> String {
         let Some(program) = self.program(options) else { return "not found".to_owned() };
         let flag = match self {
@@ -73,7 +74,13 @@ impl Kind {
         let output = Command::new(&program).arg(flag).stdin(Stdio::null()).output();
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        format!("{} ({})", text.lines().next().unwrap_or("unknown version").trim(), program.display())
+        let told = match self {
+            Self::Sluice => &options.sluice,
+            Self::Haproxy => &options.haproxy,
+            _ => &options.nginx,
+        };
+        let place = told.as_ref().map(|path| format!(" ({})", path.display())).unwrap_or_default();
+        format!("{}{place}", text.lines().next().unwrap_or("unknown version").trim())
     }
 }
 
@@ -96,6 +103,10 @@ pub struct Scene<'a> {
 /// A proxy that is ready, or the way past all of them.
 pub struct Proxy {
     running: Option<Running>,
+    /// Its process and those that it started.
+    processes: Vec<u32>,
+    /// From starting the program until it relayed.
+    pub start_time: Duration,
     /// For each server name, the addresses that lead to it.
     pub targets: [Vec<SocketAddr>; 2],
     /// Where it writes one line for every session.
@@ -107,7 +118,7 @@ impl Proxy {
     pub fn start(kind: Kind, scene: &Scene<'_>, number: usize, layout: &Layout, bulk: bool) -> Outcome<Self> {
         if kind == Kind::Direct {
             let targets = scene.backend_ports.map(addresses);
-            return Ok(Self { running: None, targets, log: None });
+            return Ok(Self { running: None, processes: Vec::new(), start_time: Duration::ZERO, targets, log: None });
         }
         match Self::start_program(kind, scene, &format!("{}-{number}", kind.name()), layout, bulk, true) {
             Err(Failed::Configuration(_)) if kind == Kind::Sluice => {
@@ -157,15 +168,32 @@ impl Proxy {
             }
         };
         fs::write(&configuration, text).map_err(|error| Failed::Other(error.to_string()))?;
-        let running = Running::start(scene.places.proxy, &program, &arguments, stdout, stderr)?;
-        let mut proxy = Self { running: Some(running), targets: [addresses(port), addresses(port)], log: Some(log) };
+        let started = Instant::now();
+        let mut running = Running::start(&scene.places.of_proxy(layout.workers), &program, &arguments, stdout, stderr)?;
+        let has_master = kind == Kind::Nginx && layout.workers > 1;
+        if has_master {
+            running.takes_children_along();
+        }
+        let pid = running.pid();
+        let targets = [addresses(port), addresses(port)];
+        let mut proxy =
+            Self { running: Some(running), processes: vec![pid], start_time: Duration::ZERO, targets, log: Some(log) };
         proxy.wait_until_ready(scene.pattern, &[&error_path, &file(".errors")])?;
+        proxy.start_time = started.elapsed();
+        if has_master {
+            proxy.processes.extend(children(pid)?);
+        }
         Ok(proxy)
     }
 
     /// Its process id.
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(Running::pid)
+    }
+
+    /// Whose processor time counts.
+    pub fn processes(&self, scene: &Scene<'_>) -> Processes {
+        Processes { proxy: self.processes.clone(), backend: scene.backend }
     }
 
     fn wait_until_ready(&mut self, pattern: &Pattern, messages: &[&Path]) -> Result<(), Failed> {
@@ -188,7 +216,7 @@ impl Proxy {
                         last_lines(messages)
                     )));
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
         Ok(())

@@ -1,16 +1,15 @@
-//! Tables for people and raw results for programs.
+//! Tables for people.
 
-use serde_json::{Value, json};
-
-use crate::loads::{Load, Metric, Must, OTHERS, Sample};
+use crate::loads::{Load, Sample};
+use crate::metrics::{MACHINE_PER_EXCHANGE, MACHINE_PER_GIGABYTE, Metric, Must, OTHERS, PROCESSORS, THROUGHPUT};
 use crate::proxies::Kind;
 
 /// From this share of one core on, what others took is told; the kernel's own threads take a tenth under bulk loads.
 const DISTURBANCE: f64 = 0.25;
 
 /// The table of one load: a line for every metric, a column for every proxy.
-pub fn table(load: &Load, kinds: &[Kind], samples: &[Sample]) -> String {
-    let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.load == load.name).collect();
+pub fn table(load: &Load, kinds: &[Kind], all: &[Sample]) -> String {
+    let samples: Vec<&Sample> = all.iter().filter(|sample| sample.load == load.name).collect();
     let kinds: Vec<Kind> =
         kinds.iter().copied().filter(|kind| samples.iter().any(|sample| sample.kind == *kind)).collect();
     let mut metrics: Vec<&Metric> = Vec::new();
@@ -19,7 +18,7 @@ pub fn table(load: &Load, kinds: &[Kind], samples: &[Sample]) -> String {
             metrics.push(metric);
         }
     }
-    metrics.retain(|metric| **metric != OTHERS);
+    metrics.retain(|metric| ![&OTHERS, &PROCESSORS].contains(metric));
     // A row without proxy, if it comes first, knows fewer metrics; keep the order of the fullest sample.
     if let Some(fullest) =
         samples.iter().filter_map(|sample| sample.values.as_ref().ok()).max_by_key(|values| values.len())
@@ -41,6 +40,7 @@ pub fn table(load: &Load, kinds: &[Kind], samples: &[Sample]) -> String {
         }
         rows.push(row);
     }
+    rows.extend(against_row(load, &kinds, all));
     if metrics.is_empty() {
         let mut row = vec!["(nothing)".to_owned()];
         row.extend(kinds.iter().map(|_| "VOID".to_owned()));
@@ -51,7 +51,7 @@ pub fn table(load: &Load, kinds: &[Kind], samples: &[Sample]) -> String {
         if let Err(why) = &sample.values {
             text += &format!("VOID: {}, round {}: {why}\n", sample.kind.name(), sample.round + 1);
         }
-        if let Some(share) = value(sample, &OTHERS).filter(|share| *share > DISTURBANCE) {
+        if let Some(share) = disturbance(sample) {
             let (name, round) = (sample.kind.name(), sample.round + 1);
             text += &format!(
                 "disturbed: {name}, round {round}: others (programs, kernel threads) took {:.0} % of a core\n",
@@ -60,6 +60,11 @@ pub fn table(load: &Load, kinds: &[Kind], samples: &[Sample]) -> String {
         }
     }
     text
+}
+
+/// The share of a core that others took, if it was so much that it must be told.
+pub fn disturbance(sample: &Sample) -> Option<f64> {
+    value(sample, &OTHERS).filter(|share| *share > DISTURBANCE)
 }
 
 /// Median, spread, and ratio to the best peer.
@@ -102,6 +107,76 @@ fn verdict(metric: &Metric, samples: &[&Sample]) -> String {
     format!("{sign} {text}{met}")
 }
 
+/// The line that holds a load against another one of the same program.
+fn against_row(load: &Load, kinds: &[Kind], samples: &[Sample]) -> Option<Vec<String>> {
+    let against = load.against()?;
+    let ratios: Vec<Option<f64>> = kinds.iter().map(|kind| against_ratio(load, *kind, samples)).collect();
+    if ratios.iter().all(Option::is_none) {
+        return None;
+    }
+    let mut row = vec![format!("{} to {}", against.metric.name, against.base)];
+    row.extend(ratios.iter().map(|ratio| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))));
+    if let Some(reached) = against_ratio(load, Kind::Sluice, samples) {
+        let more_is_better = against.metric.more_is_better == Some(true);
+        let is_met = if more_is_better { reached >= against.must } else { reached <= against.must };
+        let sign = if more_is_better { ">=" } else { "<=" };
+        let verdict = match room(load, Kind::Sluice, samples) {
+            _ if is_met => "met".to_owned(),
+            Some(most) if most < against.must => format!("not to be seen here, where {most:.2} is the most"),
+            _ => "MISSED".to_owned(),
+        };
+        row.push(format!("{sign} {:.2} {verdict}", against.must));
+    }
+    Some(row)
+}
+
+/// The median over rounds of a load's figure to the same program's figure under the load it is held against.
+pub fn against_ratio(load: &Load, kind: Kind, samples: &[Sample]) -> Option<f64> {
+    let against = load.against()?;
+    let of_round = |name: &str, round: usize| {
+        let mut found = samples.iter().filter(|it| it.load == name && it.kind == kind && it.round == round);
+        value(found.next()?, against.metric)
+    };
+    if is_void(load.name, kind, samples) || is_void(against.base, kind, samples) {
+        return None;
+    }
+    let rounds = samples.iter().filter(|it| it.load == load.name && it.kind == kind).map(|it| it.round);
+    let ratios: Vec<f64> =
+        rounds.filter_map(|round| Some(of_round(load.name, round)? / of_round(against.base, round)?)).collect();
+    median(&ratios)
+}
+
+/// How many times the base's rate a load could reach at most on this machine, if every unit cost as much processor time as in the
+/// base, and no processor were ever idle. Known where several workers share the processors with load and backend.
+pub fn room(load: &Load, kind: Kind, samples: &[Sample]) -> Option<f64> {
+    let against = load.against()?;
+    let processors = median_of(&PROCESSORS, load.name, kind, samples)?;
+    let rate = median_of(against.metric, against.base, kind, samples)?;
+    let busy = if *against.metric == THROUGHPUT {
+        rate / 8.0 * median_of(&MACHINE_PER_GIGABYTE, against.base, kind, samples)?
+    } else {
+        rate / 1000.0 * median_of(&MACHINE_PER_EXCHANGE, against.base, kind, samples)?
+    };
+    (busy > 0.0).then(|| processors / busy)
+}
+
+/// The median of a figure.
+pub fn median_of(metric: &Metric, load: &str, kind: Kind, samples: &[Sample]) -> Option<f64> {
+    let of_load = samples.iter().filter(|sample| sample.load == load && sample.kind == kind);
+    median(&of_load.filter_map(|sample| value(sample, metric)).collect::<Vec<f64>>())
+}
+
+/// The median ratio of a figure to the best peer of the same round.
+pub fn ratio(metric: &Metric, load: &str, kind: Kind, samples: &[Sample]) -> Option<f64> {
+    let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.load == load).collect();
+    median(&ratios(metric, kind, &samples))
+}
+
+/// Whether any of a program's runs under a load went wrong.
+pub fn is_void(load: &str, kind: Kind, samples: &[Sample]) -> bool {
+    samples.iter().any(|sample| sample.load == load && sample.kind == kind && sample.values.is_err())
+}
+
 /// For each round, the value divided by the best of the peers in the same round.
 fn ratios(metric: &Metric, kind: Kind, samples: &[&Sample]) -> Vec<f64> {
     let Some(more_is_better) = metric.more_is_better.filter(|_| kind != Kind::Direct) else { return Vec::new() };
@@ -135,7 +210,7 @@ fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// A number with about three digits that count.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     match value.abs() {
         magnitude if magnitude >= 100.0 => format!("{value:.0}"),
         magnitude if magnitude >= 10.0 => format!("{value:.1}"),
@@ -145,10 +220,11 @@ fn number(value: f64) -> String {
 }
 
 /// Rows as a markdown table that is also readable as it stands.
-fn align(rows: &[Vec<String>]) -> String {
+pub fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0).max(3);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
@@ -173,23 +249,4 @@ pub fn progress(sample: &Sample) -> String {
         Err(why) => format!("VOID: {why}"),
     };
     format!("round {} {} {}: {result}", sample.round + 1, sample.load, sample.kind.name())
-}
-
-/// Every single result.
-pub fn raw(about: &[(String, String)], samples: &[Sample]) -> Value {
-    let about: serde_json::Map<String, Value> =
-        about.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-    let results: Vec<Value> = samples
-        .iter()
-        .map(|sample| {
-            let values = sample.values.as_ref().map(Vec::as_slice).unwrap_or_default();
-            let values: Vec<Value> = values
-                .iter()
-                .map(|(metric, value)| json!({"metric": metric.name, "unit": metric.unit, "value": value}))
-                .collect();
-            let void = sample.values.as_ref().err();
-            json!({"load": sample.load, "proxy": sample.kind.name(), "round": sample.round + 1, "values": values, "void": void})
-        })
-        .collect();
-    json!({"about": about, "results": results})
 }

@@ -8,10 +8,10 @@ use hdrhistogram::Histogram;
 use crate::Outcome;
 
 /// Whose time is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Processes {
-    /// The proxy, if there is one.
-    pub proxy: Option<u32>,
+    /// The proxy's, if there is one.
+    pub proxy: Vec<u32>,
     /// The backend.
     pub backend: u32,
 }
@@ -27,7 +27,7 @@ pub struct Reading {
 }
 
 /// Processor time of a process, counted in two ways.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct ProcessTime {
     /// Of the threads that it has now, in nanoseconds.
     threads: Duration,
@@ -49,12 +49,19 @@ pub struct Usage {
 }
 
 /// Work done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Bytes of downloads that arrived and of uploads that were sent.
     pub bulk_bytes: u64,
     /// Exchanges, or whole connections.
     pub exchanges: u64,
+}
+
+impl Counts {
+    /// Work done since an earlier moment.
+    pub fn since(self, earlier: Self) -> Self {
+        Self { bulk_bytes: self.bulk_bytes - earlier.bulk_bytes, exchanges: self.exchanges - earlier.exchanges }
+    }
 }
 
 /// What a run found.
@@ -71,8 +78,14 @@ pub struct Findings {
 
 impl Reading {
     /// Reads the clocks of the machine and of the processes.
-    pub fn take(processes: Processes) -> Outcome<Self> {
-        let proxy = processes.proxy.map(process_time).transpose()?;
+    pub fn take(processes: &Processes) -> Outcome<Self> {
+        let mut proxy = None;
+        for pid in &processes.proxy {
+            let time = process_time(*pid)?;
+            let sum: &mut ProcessTime = proxy.get_or_insert_default();
+            sum.threads += time.threads;
+            sum.all += time.all;
+        }
         let generator = process_time(std::process::id())?;
         let backend = process_time(processes.backend)?;
         Ok(Self { at: Instant::now(), proxy, generator, backend, machine: machine_time()? })
@@ -134,4 +147,19 @@ pub fn private_memory(pid: u32) -> Outcome<u64> {
         rest.trim().strip_suffix("kB")?.trim().parse().ok()
     };
     Ok(text.lines().filter_map(kilobytes).sum::<u64>() * 1024)
+}
+
+/// The processes that a process started and that still run.
+pub fn children(parent: u32) -> Outcome<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // A process may end between listing and reading.
+        let Ok(text) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let second = text.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if second == Some(parent) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
