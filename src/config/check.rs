@@ -16,6 +16,7 @@ use super::{
     RouteTarget, Severity, Sources,
 };
 use crate::decide::balance::Method;
+use crate::decide::route::NamePattern;
 
 /// Longest path of a unix socket, in bytes (`unix(7)`: 108 with the NUL).
 const MOST_SOCKET_PATH: usize = 107;
@@ -202,20 +203,19 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn warn_of_unreachable_routes(read: &ReadListener, problems: &mut Problems) {
     let routes = &read.listener.routes;
+    // Earlier rules by their patterns; those without a name under `None`.
+    let mut by_name: HashMap<Option<&NamePattern>, Vec<usize>> = HashMap::new();
     for (position, route) in routes.iter().enumerate() {
-        let names = &route.conditions.names;
+        let names: Vec<Option<&NamePattern>> = match &route.conditions.names[..] {
+            [] => vec![None],
+            names => names.iter().map(Some).collect(),
+        };
         // A name is taken when an earlier rule has the very same pattern and lets every such connection in.
-        let taken_by = |covers: &dyn Fn(usize) -> bool| {
-            (0..position)
-                .find(|earlier| covers(*earlier) && routes[*earlier].conditions.covers_conditions_of(&route.conditions))
-        };
-        let earlier = if names.is_empty() {
-            taken_by(&|earlier| routes[earlier].conditions.names.is_empty())
-        } else {
-            let takers = names.iter().map(|name| taken_by(&|earlier| routes[earlier].conditions.names.contains(name)));
-            takers.collect::<Option<Vec<_>>>().and_then(|takers| takers.last().copied())
-        };
-        if let Some(earlier) = earlier {
+        let covers = |earlier: &usize| routes[*earlier].conditions.covers_conditions_of(&route.conditions);
+        let taker = |name| by_name.get(name)?.iter().copied().find(covers);
+        if let Some(earlier) =
+            names.iter().map(taker).collect::<Option<Vec<usize>>>().and_then(|all| all.last().copied())
+        {
             let message = format!(
                 "route of listener `{}` can never match: the one at {} takes all of it",
                 read.listener.name, routes[earlier].origin
@@ -224,6 +224,9 @@ fn warn_of_unreachable_routes(read: &ReadListener, problems: &mut Problems) {
             problems
                 .add(Code::UnreachableRoute, place, message)
                 .hint("among equals the first whose conditions hold wins");
+        }
+        for name in names {
+            by_name.entry(name).or_default().push(position);
         }
     }
 }

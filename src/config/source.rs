@@ -36,6 +36,16 @@ pub struct Sources {
 struct SourceFile {
     name: String,
     text: String,
+    /// Where each line begins: every route is asked for its line, and there may be ten thousand.
+    line_starts: Vec<usize>,
+}
+
+impl SourceFile {
+    fn new(name: String, text: String) -> Self {
+        let ends = text.match_indices('\n').map(|(position, _)| position + 1);
+        let line_starts = std::iter::once(0).chain(ends).collect();
+        Self { name, text, line_starts }
+    }
 }
 
 /// A file or folder that could not be read.
@@ -87,7 +97,7 @@ impl Sources {
 
     /// One source that is not a file.
     pub fn from_text(name: &str, text: &str) -> Self {
-        Self { files: vec![SourceFile { name: name.to_owned(), text: text.to_owned() }] }
+        Self { files: vec![SourceFile::new(name.to_owned(), text.to_owned())] }
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), SourceError> {
@@ -102,7 +112,7 @@ impl Sources {
                 error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|byte| **byte == b'\n').count();
             failed(io::Error::new(io::ErrorKind::InvalidData, format!("line {} is not UTF-8", line + 1)))
         })?;
-        self.files.push(SourceFile { name: path.display().to_string(), text });
+        self.files.push(SourceFile::new(path.display().to_string(), text));
         Ok(())
     }
 
@@ -123,10 +133,10 @@ impl Sources {
 
     /// Line and column of a place, both from 1; columns count characters.
     pub fn line_and_column(&self, place: &Place) -> (usize, usize) {
-        let text = self.text(place.file);
-        let before = &text[..text.floor_char_boundary(place.start.min(text.len()))];
-        let line_start = before.rfind('\n').map_or(0, |position| position + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let Some(file) = self.files.get(place.file) else { return (1, 1) };
+        let at = file.text.floor_char_boundary(place.start.min(file.text.len()));
+        let line = file.line_starts.partition_point(|start| *start <= at);
+        (line, file.text[file.line_starts[line - 1]..at].chars().count() + 1)
     }
 
     /// `file:line` of a place.
