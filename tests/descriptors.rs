@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -17,7 +17,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 use support::hello::client_hello;
 use support::pump::Content;
-use support::{Backend, DEADLINE, Daemon, alert_of, connect, eventually, own_loopback};
+use support::{Backend, DEADLINE, Daemon, alert_of, connect, eventually, own_loopback, through};
 
 /// Descriptors that the daemon may have. It needs about 30 for itself.
 const LIMIT: usize = 80;
@@ -222,17 +222,7 @@ impl Client {
 
 /// The same command under a low limit of descriptors.
 fn limited(command: &mut Command) -> &mut Command {
-    let mut wrapped = Command::new("prlimit");
-    wrapped.arg(format!("--nofile={LIMIT}:{LIMIT}")).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
-    }
-    wrapped.stdout(Stdio::null()).stderr(Stdio::null());
-    *command = wrapped;
-    command
+    through(command, "prlimit", &[&format!("--nofile={LIMIT}:{LIMIT}")])
 }
 
 /// Whether a new connection gets its bytes back.

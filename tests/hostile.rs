@@ -265,11 +265,6 @@ fn thousands_of_half_sent_hellos_cost_what_they_sent() {
         Daemon::start_on(address, &ONE.replace("idle-timeout = \"1h\"", "hello-timeout = \"30s\""), "", |command| {
             command
         });
-    let memory = || {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).unwrap();
-        let kilobytes = |line: &str| line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
-        text.lines().filter(|line| line.starts_with("Private_")).filter_map(kilobytes).sum::<u64>() * 1024
-    };
     let hello = client_hello(Some("a.test"), &[]);
     let open = |count: usize| -> Vec<TcpStream> {
         (0..count)
@@ -289,11 +284,11 @@ fn thousands_of_half_sent_hellos_cost_what_they_sent() {
     };
     let _warm = open(500);
     counted(500.0);
-    let before = memory();
+    let before = daemon.private_memory();
     // The limit of descriptors of the test itself allows no more than this at once.
     let _half = open(8000);
     counted(8500.0);
-    let each = memory().saturating_sub(before) / 8000;
+    let each = daemon.private_memory().saturating_sub(before) / 8000;
     assert!(each < 3500, "{each} bytes for each");
     assert_eq!(exchange(daemon.at(443), &hello).unwrap(), b"a", "an honest client gets through");
 }

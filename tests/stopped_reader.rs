@@ -1,5 +1,5 @@
 //! A reader that stops: the sender is held back, the daemon keeps one buffer or pipe per direction and no more, and a
-//! sender that resets meanwhile is noticed.
+//! sender that resets meanwhile is noticed. `SLUICE_TEST_STOP_SECONDS` lengthens the stop.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{env, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
@@ -21,6 +21,11 @@ use support::{Backend, DEADLINE, Daemon, connect, eventually, own_loopback};
 
 /// More than all socket buffers on the way hold.
 const PUSHED: Content = Content { offset: 12_345, length: 64 << 20 };
+
+/// How long readers stop once everything stands still.
+const STOP: Duration = Duration::from_secs(3);
+/// What the daemon may grow by once everything stands still. Measured: nothing.
+const MOST_GROWTH: u64 = 128 << 10;
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -68,17 +73,32 @@ impl World {
 #[test]
 fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
     let world = World::new();
+    let stop = env::var("SLUICE_TEST_STOP_SECONDS").map_or(STOP, |text| Duration::from_secs(text.parse().unwrap()));
     let pairs: Vec<_> = [Pushes::Client, Pushes::Server].map(|pushes| world.session(pushes)).into();
-    let base = private_bytes(&world.daemon);
-    let pushing = pairs.into_iter().map(|(sender, reader)| (Pushing::start(sender, PUSHED), reader));
+    let base = world.daemon.private_memory();
+    let pushing = pairs.into_iter().map(|(sender, reader)| {
+        sender.set_write_timeout(Some(stop + DEADLINE)).unwrap();
+        sender.set_read_timeout(Some(stop + DEADLINE)).unwrap();
+        (Pushing::start(sender, PUSHED), reader)
+    });
     let pushing: Vec<(Pushing, TcpStream)> = pushing.collect();
-    for (pushing, _) in &pushing {
-        let sent = pushing.wait_for_standstill();
-        assert!(sent < PUSHED.length, "somebody swallowed all {sent} bytes");
-    }
-    let grown = private_bytes(&world.daemon).saturating_sub(base);
+    let sent: Vec<u64> = pushing.iter().map(|(pushing, _)| pushing.wait_for_standstill()).collect();
+    assert!(sent.iter().all(|sent| *sent < PUSHED.length), "somebody swallowed all bytes: {sent:?}");
+    let stopped = world.daemon.private_memory();
+    let grown = stopped.saturating_sub(base);
     eprintln!("the daemon grew by {grown} bytes");
     assert!(grown < 4 << 20, "the daemon grew by {grown} bytes");
+    let since = Instant::now();
+    let mut most = stopped;
+    while since.elapsed() < stop {
+        most = most.max(world.daemon.private_memory());
+        // Not to wait for something: the time over which is measured.
+        thread::sleep(Duration::from_millis(100));
+    }
+    eprintln!("and by {} bytes more in {stop:?}", most - stopped);
+    assert!(most - stopped <= MOST_GROWTH, "the daemon grew by {} bytes while nothing moved", most - stopped);
+    let later = pushing.iter().map(|(pushing, _)| pushing.sent.load(Ordering::SeqCst));
+    assert_eq!(later.collect::<Vec<_>>(), sent, "nothing moves while readers have stopped");
     for (pushing, mut reader) in pushing {
         let mut received = 0;
         let mut buffer = vec![0; 64 * 1024];
@@ -162,13 +182,6 @@ impl Pushing {
             (sent > 0 && since.elapsed() > Duration::from_millis(500)).then_some(sent)
         })
     }
-}
-
-/// Memory that belongs to the daemon alone.
-fn private_bytes(daemon: &Daemon) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).unwrap();
-    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
-    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024).sum()
 }
 
 /// Writes until nothing has been taken for half a second.

@@ -20,11 +20,14 @@ use serde_json::{Value, json};
 
 pub mod backend;
 pub mod hello;
+pub mod judge;
+pub mod log_tail;
 pub mod plan;
 pub mod proxy;
 pub mod pump;
 pub mod scripted;
 pub mod servers;
+pub mod strace;
 pub mod tools;
 
 pub use backend::{Backend, deaf};
@@ -81,6 +84,21 @@ pub fn own_loopback() -> Ipv4Addr {
 pub fn sluice() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     command.env_remove("NOTIFY_SOCKET").env_remove("SLUICE_SOCKET").env("NO_COLOR", "1");
+    command
+}
+
+/// Runs a command through another program, such as prlimit, that takes it as its last arguments.
+pub fn through<'a>(command: &'a mut Command, wrapper: &str, arguments: &[&str]) -> &'a mut Command {
+    let mut wrapped = Command::new(wrapper);
+    wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped.stdout(Stdio::null()).stderr(Stdio::null());
+    *command = wrapped;
     command
 }
 
@@ -269,6 +287,14 @@ impl Daemon {
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let child = &mut self.child;
         eventually("sluice ends", || child.try_wait().unwrap())
+    }
+
+    /// Memory that the daemon alone has and has written, in bytes. Pages of the program's file do not count: whether they
+    /// are private depends on who else runs it.
+    pub fn private_memory(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
+        dirty.unwrap().split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Descriptors that the daemon has open.

@@ -102,7 +102,8 @@ impl Plan {
         match kind {
             Kind::ClientFirst | Kind::ServerFirst | Kind::Both => {}
             Kind::ClientReset => {
-                let sent = dice.between(0, whole_up);
+                // With TCP_DEFER_ACCEPT nobody ever hears of a client that resets before its first byte.
+                let sent = dice.between(u64::from(tls), whole_up);
                 let received = if at_once { 0 } else { dice.between(0, down.length) };
                 let sent = if at_once { sent } else { sent.max(whole_up - up.length) };
                 client.ending = Ending::Reset { sent, received, after: After::Nothing };

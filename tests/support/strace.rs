@@ -1,0 +1,115 @@
+//! Counts the system calls of one worker with strace: counts are nearly free of noise where times are not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::servers::program;
+use super::{Daemon, eventually};
+
+/// Bounds of one kind of work, per unit.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    /// System calls apart from waits.
+    pub calls: f64,
+    /// `epoll_wait`.
+    pub waits: f64,
+}
+
+/// strace, which must not outlive the test: it would hold the worker.
+struct Tracer(Child);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// How often each system call was made.
+pub struct Calls(BTreeMap<String, u64>);
+
+impl Calls {
+    /// Counts the calls of a daemon's first worker while `work` is done.
+    #[track_caller]
+    pub fn of_worker(daemon: &Daemon, work: impl FnOnce()) -> Self {
+        let task = worker(daemon);
+        let output = daemon.dir().join("calls");
+        let mut strace = program("/usr/bin/strace");
+        // Without -f only this one thread.
+        strace.args(["-q", "-c", "-U", "calls,name", "-p", &task.to_string(), "-o"]).arg(&output);
+        let mut strace = Tracer(strace.stderr(Stdio::null()).spawn().expect("start strace"));
+        let status = format!("/proc/{}/task/{task}/status", daemon.pid());
+        eventually("strace is attached", || {
+            assert!(strace.0.try_wait().unwrap().is_none(), "strace has ended: may this user trace?");
+            let status = fs::read_to_string(&status).unwrap();
+            status.lines().any(|line| line == format!("TracerPid:\t{}", strace.0.id())).then_some(())
+        });
+        work();
+        kill(Pid::from_raw(strace.0.id() as i32), Signal::SIGINT).unwrap();
+        eventually("strace ends", || strace.0.try_wait().unwrap());
+        Self::parse(&fs::read_to_string(&output).unwrap())
+    }
+
+    #[track_caller]
+    fn parse(table: &str) -> Self {
+        let rows = table.lines().filter_map(|line| {
+            let mut columns = line.split_whitespace();
+            Some((columns.next()?.parse().ok()?, columns.next()?))
+        });
+        let calls: BTreeMap<String, u64> =
+            rows.filter(|(_, name)| *name != "total").map(|(count, name)| (name.to_owned(), count)).collect();
+        assert!(!calls.is_empty(), "{table}");
+        Self(calls)
+    }
+
+    /// System calls and waits per unit.
+    fn per_unit(&self, units: f64) -> (f64, f64) {
+        let (mut calls, mut waits) = (0, 0);
+        for (name, count) in &self.0 {
+            match name.as_str() {
+                "epoll_wait" => waits += count,
+                // The standard library and tokio check descriptors where debug assertions are on.
+                "fcntl" if cfg!(debug_assertions) => {}
+                _ => calls += count,
+            }
+        }
+        (calls as f64 / units, waits as f64 / units)
+    }
+
+    /// Whether so many units of work cost no more.
+    pub fn is_within(&self, units: f64, bound: Bound) -> bool {
+        let (calls, waits) = self.per_unit(units);
+        calls <= bound.calls && waits <= bound.waits
+    }
+
+    /// Prints calls per unit and holds them to the bound.
+    #[track_caller]
+    pub fn judge(&self, unit: &str, units: f64, bound: Bound) {
+        let (calls, waits) = self.per_unit(units);
+        let mut list = String::new();
+        for (name, count) in &self.0 {
+            write!(list, " {name} {:.2}", *count as f64 / units).unwrap();
+        }
+        eprintln!("per {unit}: {calls:.2} system calls and {waits:.2} waits:{list}");
+        assert!(self.is_within(units, bound), "{calls:.2} and {waits:.2} waits per {unit}:{list}");
+    }
+}
+
+/// The first worker's thread.
+#[track_caller]
+fn worker(daemon: &Daemon) -> i32 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let is_worker =
+        |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "worker-0");
+    let path = tasks.find(is_worker).expect("a thread called worker-0");
+    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
