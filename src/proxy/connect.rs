@@ -105,6 +105,9 @@ pub async fn connect(
             Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
             Err(Failure::Ordered(reason)) => return Err(reason.into()),
             Err(Failure::Connect(kind, error)) => {
+                if kind == ConnectError::Local {
+                    worker.note_exhaustion();
+                }
                 last_failure = Some(count_failure(&backend, kind, &error, &tried, pool));
                 // Its failure may just have brought it down, with an order to end everything there.
                 if session.ordered() == Some(CloseReason::BackendDown) {

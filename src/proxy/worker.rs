@@ -266,8 +266,9 @@ impl Worker {
         self.exhausted.get() > coarse_ms() || self.shared.active.load(Ordering::Relaxed) >= most - most / 10
     }
 
-    /// Descriptors or memory ran out: gives up ready connections now, and has none for a while.
+    /// Descriptors or memory ran out: gives up spare pipes and ready connections now, and has none of these for a while.
     pub fn note_exhaustion(&self) {
+        self.pipes.trim();
         self.exhausted.set(coarse_ms() + EXHAUSTED_MS);
         self.ready_wanted.notify_one();
     }

@@ -154,10 +154,20 @@ pub fn is_quiet(socket: impl std::os::fd::AsFd) -> bool {
     matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-/// How long the peer has acknowledged nothing although the kernel asked it again and again: data that was sent once
-/// more, or two probes of a closed window without an answer (`TCP_INFO`, `tcp(7)`). `None` while it answers.
+/// What the kernel asked a peer without an answer so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Unanswered {
+    /// Times that data was sent once more.
+    pub retransmits: u8,
+    /// Probes of a closed window or of an idle connection.
+    pub probes: u8,
+    /// Since the last acknowledgement of any kind.
+    pub silent: Duration,
+}
+
+/// What the kernel asked a peer without an answer (`TCP_INFO`, `tcp(7)`); `None` if it does not say.
 #[allow(unsafe_code)]
-pub fn unanswered_for(socket: &impl AsRawFd) -> Option<Duration> {
+pub fn unanswered(socket: &impl AsRawFd) -> Option<Unanswered> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the pointer is to as many writable bytes as `length` says; the kernel writes no more.
@@ -170,8 +180,11 @@ pub fn unanswered_for(socket: &impl AsRawFd) -> Option<Duration> {
     }
     // SAFETY: all bytes were zero before the call, and any bytes make a valid value of the plain integers inside.
     let info = unsafe { info.assume_init() };
-    let asked_again = info.tcpi_retransmits > 0 || info.tcpi_probes > 1;
-    asked_again.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    Some(Unanswered {
+        retransmits: info.tcpi_retransmits,
+        probes: info.tcpi_probes,
+        silent: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
 }
 
 /// Makes the coming close a reset.

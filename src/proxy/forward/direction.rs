@@ -45,7 +45,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
     /// The one that is read: reset, or timed out, before its end.
-    Source,
+    Source(io::ErrorKind),
     /// The one that is written, with or without an end of its own stream before.
     Sink(Before),
 }
@@ -231,7 +231,7 @@ impl Direction {
     ) -> Poll<Result<usize, Lost>> {
         let buffer = &mut *turn.worker.buffer.borrow_mut();
         let mut read = ReadBuf::new(buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Lost::Source)?;
+        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|error| Lost::Source(error.kind()))?;
         let bytes = read.filled();
         let count = bytes.len();
         if count == 0 {
@@ -303,9 +303,9 @@ impl Direction {
                 self.drop_pipe(pipes);
                 Poll::Pending
             }
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Err(error)) => {
                 self.drop_pipe(pipes);
-                Poll::Ready(Err(Lost::Source))
+                Poll::Ready(Err(Lost::Source(error.kind())))
             }
             Poll::Ready(Ok(count)) => {
                 self.inside = count;

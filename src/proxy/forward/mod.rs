@@ -32,6 +32,9 @@ const STUCK_CHECK_MS: u64 = 2000;
 /// How often the counters are told of the bytes of a session that goes on.
 const REPORT_EVERY_MS: u64 = 1000;
 
+/// What a source that is found to be cut is taken to have met.
+const CUT: io::ErrorKind = io::ErrorKind::ConnectionReset;
+
 /// One end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
@@ -175,6 +178,10 @@ impl Flow {
         note_first_byte(session);
         // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
         let (client_fin, backend_fin) = (self.up.saw_end(), down_had_ended);
+        if [up, down].contains(&Step::Broken(Lost::Source(io::ErrorKind::TimedOut))) {
+            let detail = "connection timed out: keepalive probes, or data sent again, had no answer";
+            session.facts.borrow_mut().rare().detail = Some(detail.into());
+        }
         self.note(up, Side::Client, Side::Backend, client_fin, backend_fin);
         self.note(down, Side::Backend, Side::Client, self.down.saw_end(), client_fin);
         let moved = session.moved.up() + session.moved.down() != before;
@@ -253,7 +260,7 @@ impl Flow {
     /// Takes note of how a direction from `from` to `to` fared, and whether each had sent FIN before.
     fn note(&mut self, step: Step, from: Side, to: Side, from_fin: bool, to_fin: bool) {
         let (side, ended) = match step {
-            Step::Broken(Lost::Source) => (from, false),
+            Step::Broken(Lost::Source(_)) => (from, false),
             Step::Broken(Lost::Sink(before)) => (to, to_fin || before == Before::Fin),
             Step::Blocked | Step::Stuck | Step::Again | Step::Finished => return,
         };
@@ -269,7 +276,7 @@ impl Flow {
             self.broken = Some(Broken { side, cut_short: !ended, reason });
         }
         // Bytes for a side that is gone have nowhere to go; bytes from it that arrived before are still delivered.
-        if matches!(step, Step::Broken(Lost::Source)) {
+        if matches!(step, Step::Broken(Lost::Source(_))) {
             sent.abandon();
         }
         received.drop_rest();
@@ -295,10 +302,10 @@ impl Flow {
             socket.take_error().ok().flatten().is_some_and(|error| Before::of(&error) == Before::NoFin)
         };
         if up == Step::Stuck && !client_fin && was_cut(&self.client) {
-            self.note(Step::Broken(Lost::Source), Side::Client, Side::Backend, client_fin, backend_fin);
+            self.note(Step::Broken(Lost::Source(CUT)), Side::Client, Side::Backend, client_fin, backend_fin);
         }
         if down == Step::Stuck && !backend_fin && was_cut(&self.backend) {
-            self.note(Step::Broken(Lost::Source), Side::Backend, Side::Client, backend_fin, client_fin);
+            self.note(Step::Broken(Lost::Source(CUT)), Side::Backend, Side::Client, backend_fin, client_fin);
         }
     }
 

@@ -53,7 +53,7 @@ impl Watch {
         if self.keepalive == 0 {
             let wanted = [legs.client.keepalive, legs.backend.keepalive].into_iter().flatten().map(millis).min();
             self.keepalive = units(KEEPALIVE_AFTER_MS.min(wanted.unwrap_or(KEEPALIVE_AFTER_MS)));
-            self.ack_check = NEVER;
+            self.ack_check = self.keepalive;
         }
         if is_due(self.keepalive, age_ms) {
             self.keepalive = NEVER;
@@ -81,25 +81,33 @@ impl Watch {
     ) -> Option<Side> {
         let limits = [(Side::Client, client, legs.client), (Side::Backend, backend, legs.backend)];
         let shortest = limits.iter().filter_map(|(_, _, leg)| leg.user_timeout).map(millis).min()?;
-        if moved && self.ack_check == NEVER {
-            self.ack_check = units(age_ms + shortest);
+        if moved {
+            self.ack_check = self.ack_check.min(units(age_ms + shortest));
         }
         if !is_due(self.ack_check, age_ms) {
             return None;
         }
-        let mut outstanding = false;
+        let mut next = NEVER;
         for (side, socket, leg) in limits {
             let Some(limit) = leg.user_timeout else { continue };
-            if socket::unsent(socket) == 0 {
-                continue;
-            }
-            outstanding = true;
-            if socket::unanswered_for(socket).is_some_and(|silent| silent >= limit) {
+            let outstanding = socket::unsent(socket) > 0;
+            // Idle, the kernel asks at `keepalive`, and then the same patience begins.
+            let (patience, pause) = match (outstanding, leg.keepalive) {
+                // In small steps from here on, so that the limit is kept within a quarter.
+                (true, _) => (limit, limit / 4),
+                (false, Some(keepalive)) if self.keepalive == NEVER => (keepalive + limit, keepalive + limit),
+                (false, _) => continue,
+            };
+            if socket::unanswered(socket).is_some_and(|asked| {
+                // One probe may just be on its way; of a window that stays closed the next comes minutes later.
+                let again = asked.retransmits > 0 || asked.probes > u8::from(outstanding);
+                again && asked.silent >= patience
+            }) {
                 return Some(side);
             }
+            next = next.min(units(age_ms + millis(pause)));
         }
-        // In small steps from here on, so that the limit is kept within a quarter.
-        self.ack_check = if outstanding { units(age_ms + shortest / 4) } else { NEVER };
+        self.ack_check = next;
         None
     }
 }
