@@ -157,6 +157,12 @@ fn each_refusal_has_its_alert_and_its_record() {
     check(&daemon, &sni_list(&entry(b"a\0.test")), Some(47), "hello_malformed", "server name has a NUL byte");
     check(&daemon, &with(16, &vector(2, &[])), Some(50), "hello_malformed", "wrong length of application protocols");
 
+    // Each has a counter of its own.
+    for (reason, count) in [("sslv2", 1.0), ("http", 1.0), ("ssh", 1.0), ("name_list", 2.0), ("record_too_long", 1.0)] {
+        let name = format!("sluice_tls_hello_refused_total{{listener=\"tls\",reason=\"{reason}\"}}");
+        assert_eq!(daemon.metric(&name), count, "{reason}");
+    }
+
     check(&daemon, &hello("dead.test"), Some(80), "no_backend", "no backend of pool dead takes connections");
     let before = daemon.records().len();
     let answer = exchange(daemon.at(443), &hello("unchecked.test")).unwrap();

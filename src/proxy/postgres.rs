@@ -24,7 +24,7 @@ use crate::config::Reject;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::postgres::{HEAD, Opening, Request, opening};
 use crate::decide::hello::proxy::Version;
-use crate::decide::hello::{FirstBytes, Recognised, guess, recognise};
+use crate::decide::hello::{FirstBytes, Recognised, Refusal, guess, recognise};
 use crate::decide::route::Miss;
 use crate::state::{Backend, CancelResult};
 use crate::sys::clock::coarse_ms;
@@ -100,7 +100,8 @@ pub async fn inspect(
                 if !listener.listener.could_route_tls(session.client().ip()) {
                     return Err(Stop::no_route(Miss::Source));
                 }
-                return Err(Stop::new(CloseReason::NotTls).because("start-up packet without TLS"));
+                let plain = Stop::from(Refusal::NotTls(FirstBytes::Postgres));
+                return Err(plain.because("start-up packet without TLS"));
             }
             Opening::Tls => return Err(malformed("TLS record after a request was answered with N")),
             Opening::Request(request) => return Err(malformed(format!("{} twice", request.name()))),
@@ -112,7 +113,8 @@ pub async fn inspect(
                     format!("first bytes are {}, neither PostgreSQL nor TLS", guess.name())
                 };
                 // Whoever this is would not understand an answer.
-                return Err(Stop { reject: Some(Reject::Close), ..Stop::new(CloseReason::NotTls) }.because(detail));
+                let stop = Stop::from(Refusal::NotTls(guess));
+                return Err(Stop { reject: Some(Reject::Close), ..stop }.because(detail));
             }
         }
     }

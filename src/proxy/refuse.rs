@@ -33,6 +33,8 @@ pub struct Stop {
     pub alert: Option<u8>,
     /// How the client is told, when a route says so.
     pub reject: Option<Reject>,
+    /// What was wrong with the first bytes, for its counter.
+    pub refusal: Option<Refusal>,
     /// Why exactly.
     pub detail: Option<String>,
 }
@@ -54,7 +56,7 @@ impl Stop {
             | CloseReason::LocalError => Some(80),
             _ => None,
         };
-        Self { reason, alert, reject: None, detail: None }
+        Self { reason, alert, reject: None, refusal: None, detail: None }
     }
 
     /// Adds why exactly.
@@ -76,7 +78,8 @@ impl Stop {
 
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
-        Self { alert: refusal.alert(), ..Self::new(refusal.close_reason()) }.because(refusal.to_string())
+        let stop = Self { alert: refusal.alert(), refusal: Some(refusal), ..Self::new(refusal.close_reason()) };
+        stop.because(refusal.to_string())
     }
 }
 
@@ -97,6 +100,9 @@ pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Sess
     let by_order = matches!(stop.reason, CloseReason::Shutdown | CloseReason::Killed | CloseReason::Drained);
     if stop.reason.is_of_first_bytes() {
         remember(session, &client, &stop);
+    }
+    if let Some(refusal) = stop.refusal {
+        session.listener.shard().hello_refused[refusal.index()].add(1);
     }
     if let Some(detail) = stop.detail {
         session.facts.borrow_mut().rare().detail = Some(detail.into());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::refused::RefusedRing;
 use crate::decide::close::CloseReason;
-use crate::decide::hello::{Arrival, ClientHello};
+use crate::decide::hello::{Arrival, ClientHello, Refusal};
 
 /// Keeps a value on cache lines of its own; 128 bytes, because CPUs fetch lines in pairs.
 #[derive(Debug, Default)]
@@ -97,6 +97,8 @@ pub struct ListenerShard {
     pub hello_ok: Counter,
     /// Hellos that were refused or did not come, by reason.
     pub hello_failed: [Counter; CloseReason::COUNT],
+    /// Refused first bytes, in the order of [`Refusal::NAMES`].
+    pub hello_refused: [Counter; Refusal::NAMES.len()],
     /// Traits of valid hellos, in the order of [`HELLO_TRAITS`].
     pub hello_traits: [Counter; HELLO_TRAITS.len()],
     /// PROXY headers that were believed, by version.
@@ -117,6 +119,7 @@ impl Default for ListenerShard {
             rejected: std::array::from_fn(|_| Counter::default()),
             hello_ok: Counter::default(),
             hello_failed: std::array::from_fn(|_| Counter::default()),
+            hello_refused: std::array::from_fn(|_| Counter::default()),
             hello_traits: std::array::from_fn(|_| Counter::default()),
             proxy_headers: std::array::from_fn(|_| Counter::default()),
             cancels: std::array::from_fn(|_| Counter::default()),

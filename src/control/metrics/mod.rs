@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::decide::close::CloseReason;
+use crate::decide::hello::Refusal;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
     Backend, CancelResult, Counter, HELLO_TRAITS, Listener, ListenerShard, Phase, PoolShard, Shared, Snapshot, Standing,
@@ -192,6 +193,9 @@ fn listeners(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         std::iter::once(ok).chain(failed)
     });
     out.counters("tls_hello", "First bytes of TLS clients, by what became of them", rows)?;
+    per_listener(all, out, "tls_hello_refused", "Refused first bytes, by what was wrong", "reason", |shard| {
+        Refusal::NAMES.into_iter().zip(&shard.hello_refused).collect()
+    })?;
     per_listener(
         all,
         out,

@@ -45,6 +45,50 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Names in metrics, in the order of [`Refusal::index`]: what is wrong with TLS, then what speaks instead.
+    pub const NAMES: [&'static str; 21] = [
+        "sslv2",
+        "record_version",
+        "record_type",
+        "record_too_long",
+        "handshake_type",
+        "too_large",
+        "too_many_raw_bytes",
+        "length",
+        "duplicate_extension",
+        "pre_shared_key_not_last",
+        "name_list",
+        "name",
+        FirstBytes::Http.name(),
+        FirstBytes::Ssh.name(),
+        FirstBytes::Postgres.name(),
+        FirstBytes::Proxy.name(),
+        FirstBytes::Tds.name(),
+        FirstBytes::Rdp.name(),
+        FirstBytes::Ldap.name(),
+        FirstBytes::Silence.name(),
+        FirstBytes::Unknown.name(),
+    ];
+
+    /// Position in [`Refusal::NAMES`], for tables of counters.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::SslV2 => 0,
+            Self::RecordVersion(_) => 1,
+            Self::RecordType(_) => 2,
+            Self::RecordTooLong(_) => 3,
+            Self::HandshakeType(_) => 4,
+            Self::TooLarge { .. } => 5,
+            Self::TooManyRawBytes { .. } => 6,
+            Self::Length(_) => 7,
+            Self::DuplicateExtension(_) => 8,
+            Self::PreSharedKeyNotLast => 9,
+            Self::NameList(_) => 10,
+            Self::Name(_) => 11,
+            Self::NotTls(spoken) => 12 + spoken as usize,
+        }
+    }
+
     /// The alert that tells the client, or `None` where the client does not speak TLS.
     pub const fn alert(self) -> Option<u8> {
         Some(match self {
@@ -85,5 +129,22 @@ impl fmt::Display for Refusal {
             Self::NameList(why) => write!(f, "server name list {why}"),
             Self::Name(why) => write!(f, "server name {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_where_the_index_says() {
+        let spoken = [FirstBytes::Http, FirstBytes::Postgres, FirstBytes::Silence, FirstBytes::Unknown];
+        for protocol in spoken {
+            assert_eq!(Refusal::NAMES[Refusal::NotTls(protocol).index()], protocol.name());
+        }
+        assert_eq!(Refusal::NAMES[Refusal::SslV2.index()], "sslv2");
+        assert_eq!(Refusal::NAMES[Refusal::Name("is empty").index()], "name");
+        let unique: std::collections::HashSet<_> = Refusal::NAMES.iter().collect();
+        assert_eq!(unique.len(), Refusal::NAMES.len());
     }
 }
