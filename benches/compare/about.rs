@@ -52,7 +52,8 @@ fn machine() -> String {
         "{count} {}CPUs, {}, Linux {}",
         if is_virtual { "virtual " } else { "" },
         field("model name").unwrap_or_else(|| "of an unknown model".to_owned()),
-        read("/proc/sys/kernel/osrelease")
+        // Without what a distributor or a builder appends.
+        read("/proc/sys/kernel/osrelease").split('-').next().unwrap_or_default()
     )
 }
 

