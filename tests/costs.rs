@@ -139,7 +139,9 @@ fn an_idle_session_owns_no_more_memory_than_recorded() {
     eprintln!("{warm} KiB with {WARM} sessions, {left} KiB after all of them, {after} KiB with as many again");
     drop(again);
     let all = (before >> 10) + ((each * MORE as u64) >> 10);
-    assert!(after <= all + (LEFT_BYTES >> 10), "{after} KiB with sessions that took {all} KiB before");
+    // Given back to the system, so that a second wave takes it anew, a few percent otherwise laid out, and no more.
+    assert!(left < warm, "{left} KiB are left of a burst, more than {warm} KiB with {WARM} sessions");
+    assert!(after <= all + all / 20, "{after} KiB with sessions that took {all} KiB before");
     assert!(each <= IDLE_BYTES, "{each} bytes per idle session");
 }
 
@@ -185,6 +187,8 @@ impl World {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let keeps = Arc::clone(&kept);
         let backend = Backend::start((address, 1001), move |stream| serve(stream, &keeps));
+        // Pages of a program that was built just now count as changed until they are on disk.
+        std::fs::File::open(env!("CARGO_BIN_EXE_sluice")).and_then(|file| file.sync_all()).unwrap();
         let daemon = Daemon::start_on(address, CONFIG, "workers = 1\n", |command| command);
         Self { daemon, kept, _backend: backend, _alone: alone }
     }

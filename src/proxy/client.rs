@@ -121,7 +121,8 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Err(CloseReason::ClientGone.into()),
             }
-            let readable = self.stream().map_err(Stop::local)?.readable();
+            // Boxed, as everywhere in the set-up of a session: what is waited for rarely is not carried always.
+            let readable = Box::pin(self.stream().map_err(Stop::local)?.readable());
             let ready = session.until(worker, deadline, CloseReason::HelloTimeout, readable).await;
             let late = |reason| {
                 let took = session.started.elapsed().as_millis();

@@ -153,7 +153,7 @@ async fn attempt(
     let Opened { stream, mut sent, mut connected } = opened;
     // Until it is established and what we say ourselves is gone; what is left of the client's bytes is the flow's.
     while connected.is_none() || sent < first.ours {
-        deadline.wait(worker, session, stream.writable()).await?;
+        deadline.wait(worker, session, Box::pin(stream.writable())).await?;
         let rest = &first.bytes[sent..];
         let result = if rest.is_empty() {
             // Nothing to write yet: ask the socket what became of it (connect(2), EINPROGRESS).
@@ -224,7 +224,7 @@ async fn open(
                 Failure::Connect(kind, error) if kind != ConnectError::Refused => Failure::Exposed(kind, error),
                 other => other,
             };
-            Box::pin(deadline.wait(worker, session, stream.writable())).await.map_err(exposed)?;
+            Box::pin(deadline.wait(worker, session, Box::pin(stream.writable()))).await.map_err(exposed)?;
             match stream.take_error() {
                 Ok(None) => Ok(Opened { stream, sent, connected: Some(Instant::now()) }),
                 Ok(Some(error)) | Err(error) => Err(exposed(sorted(error))),

@@ -37,7 +37,7 @@ pub async fn await_consent(
                 return Err(no_consent(ConnectError::Closed, format!("{error} instead of an answer to SSLRequest")));
             }
         }
-        match deadline.wait(worker, session, stream.readable()).await {
+        match deadline.wait(worker, session, Box::pin(stream.readable())).await {
             Ok(()) => {}
             Err(Failure::Connect(ConnectError::Timeout, _)) if filled > 0 => return judge(&answer[..filled]),
             Err(Failure::Connect(ConnectError::Timeout, error)) => {

@@ -120,7 +120,7 @@ pub async fn inspect(
     }
 }
 
-fn malformed(detail: impl Into<String>) -> Stop {
+fn malformed(detail: impl Into<Box<str>>) -> Stop {
     Stop::new(CloseReason::HelloMalformed).because(detail)
 }
 

@@ -33,10 +33,10 @@ pub struct Stop {
     pub alert: Option<u8>,
     /// How the client is told, when a route says so.
     pub reject: Option<Reject>,
-    /// What was wrong with the first bytes, for its counter.
-    pub refusal: Option<Refusal>,
+    /// What was wrong with the first bytes, as [`Refusal::index`], for its counter.
+    pub refusal: Option<u8>,
     /// Why exactly.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
 }
 
 impl Stop {
@@ -60,7 +60,7 @@ impl Stop {
     }
 
     /// Adds why exactly.
-    pub fn because(mut self, detail: impl Into<String>) -> Self {
+    pub fn because(mut self, detail: impl Into<Box<str>>) -> Self {
         self.detail = Some(detail.into());
         self
     }
@@ -78,7 +78,8 @@ impl Stop {
 
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
-        let stop = Self { alert: refusal.alert(), refusal: Some(refusal), ..Self::new(refusal.close_reason()) };
+        let stop =
+            Self { alert: refusal.alert(), refusal: Some(refusal.index() as u8), ..Self::new(refusal.close_reason()) };
         stop.because(refusal.to_string())
     }
 }
@@ -91,7 +92,7 @@ impl From<CloseReason> for Stop {
 
 /// A PROXY header that is missing, malformed or not to be believed. The sender is a proxy or pretends to be one; neither
 /// waits for an answer in a client's language.
-pub fn bad_proxy_header(detail: impl Into<String>) -> Stop {
+pub fn bad_proxy_header(detail: impl Into<Box<str>>) -> Stop {
     Stop { reject: Some(Reject::Reset), ..Stop::new(CloseReason::ProxyHeaderBad) }.because(detail)
 }
 
@@ -102,10 +103,10 @@ pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Sess
         remember(session, &client, &stop);
     }
     if let Some(refusal) = stop.refusal {
-        session.listener.shard().hello_refused[refusal.index()].add(1);
+        session.listener.shard().hello_refused[usize::from(refusal)].add(1);
     }
     if let Some(detail) = stop.detail {
-        session.facts.borrow_mut().rare().detail = Some(detail.into());
+        session.facts.borrow_mut().rare().detail = Some(detail);
     }
     if stop.reason == CloseReason::ClientGone {
         return;
@@ -183,7 +184,7 @@ async fn linger(worker: &Rc<Worker>, session: &Session, mut client: Client) -> i
             Ok(0) => break,
             Ok(count) => dropped += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let ready = client.stream()?.ready(Interest::READABLE);
+                let ready = Box::pin(client.stream()?.ready(Interest::READABLE));
                 if session.until(worker, until, CloseReason::HelloTimeout, ready).await.is_err() {
                     break;
                 }

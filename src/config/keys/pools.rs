@@ -65,7 +65,7 @@ pub static POOL: SectionKeys = SectionKeys {
             "preconnect",
             Kind::Integer(0, 1000),
             "0",
-            "Ready connections that each worker keeps to each backend that takes traffic, for clients that speak first: saves them the round trip.",
+            "Ready connections that each worker keeps to each backend that takes traffic, for clients that speak first: saves them the round trip. Not for servers that serve one connection at a time.",
         ),
         built(
             "preconnect-idle",
