@@ -19,7 +19,10 @@ pub fn describe(options: &Options, kinds: &[Kind], places: Places) -> About {
     tell("places", format!("proxy on CPU {}, load and backend on CPU {}", places.proxy, places.load));
     for kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
         let settings = match kind {
-            Kind::Sluice => ["workers = 1".to_owned(), options.sluice_pool.join(", ")].join(" ").trim().to_owned(),
+            Kind::Sluice => ["workers = 1".to_owned(), options.sluice_pool.join(", "), options.sluice_relay.join(", ")]
+                .join(" ")
+                .trim()
+                .to_owned(),
             Kind::Haproxy => "nbthread 1, splice-request and splice-response, 256 KiB pipes".to_owned(),
             _ => match &options.nginx_buffer {
                 Some(size) => format!("one process, proxy_buffer_size {size}"),

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::Outcome;
+use crate::options::Options;
 use crate::wire::SERVER_NAMES;
 
 /// Sessions that every proxy must be able to hold.
@@ -46,7 +47,7 @@ impl Layout {
 }
 
 /// sluice: one route for every name.
-pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, pool_lines: &[String]) -> String {
+pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, options: &Options) -> String {
     let mut text = format!(
         "[global]\nworkers = {}\nstatus-socket = \"{}\"\n\n[log]\nsessions = \"end\"\n",
         layout.workers,
@@ -55,6 +56,9 @@ pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, poo
     if let Some(log) = log {
         text += &format!("target = \"{}\"\n", log.display());
     }
+    if !options.sluice_relay.is_empty() {
+        text += &format!("\n[global.relay]\n{}\n", options.sluice_relay.join("\n"));
+    }
     text += &format!("\n[[listener]]\nname = \"compare\"\nbind = [\"0.0.0.0:{port}\"]\nprotocol = \"tls\"\n");
     for (name, pool) in layout.names() {
         text += &format!("\n[[listener.route]]\nsni = [\"{name}\"]\npool = \"{}\"\n", POOLS[pool]);
@@ -62,7 +66,7 @@ pub fn sluice(layout: &Layout, port: u16, socket: &Path, log: Option<&Path>, poo
     for (pool, backends) in POOLS.iter().zip(&layout.backends) {
         let list: Vec<String> = backends.iter().map(|backend| format!("\"{backend}\"")).collect();
         text += &format!("\n[pool.{pool}]\nbalance = \"round-robin\"\nbackends = [{}]\n", list.join(", "));
-        for line in pool_lines {
+        for line in &options.sluice_pool {
             text += &format!("{line}\n");
         }
     }

@@ -24,6 +24,7 @@ cargo bench --bench compare -- [OPTIONS]
   --sluice PATH       the binary (default: the one that cargo built for this bench)
   --haproxy PATH, --nginx PATH
   --sluice-pool LINE  a further line for sluice's pools, such as 'relay = \"copy\"' (repeatable)
+  --sluice-relay LINE the same for its [global.relay], such as 'pipe-size = \"256KiB\"'
   --nginx-buffer SIZE proxy_buffer_size of nginx (default 64k for bulk and mix, else 16k, its own default)
   --list              list the loads
 
@@ -75,6 +76,8 @@ pub struct Options {
     pub nginx: Option<PathBuf>,
     /// Further lines for sluice's pools.
     pub sluice_pool: Vec<String>,
+    /// Lines for sluice's `[global.relay]`.
+    pub sluice_relay: Vec<String>,
     /// nginx's buffer size.
     pub nginx_buffer: Option<String>,
 }
@@ -112,6 +115,7 @@ impl Options {
                 "--haproxy" => options.haproxy = Some(value()?.into()),
                 "--nginx" => options.nginx = Some(value()?.into()),
                 "--sluice-pool" => options.sluice_pool.push(value()?),
+                "--sluice-relay" => options.sluice_relay.push(value()?),
                 "--nginx-buffer" => options.nginx_buffer = Some(value()?),
                 _ => return Err(format!("unknown option {argument}; --help lists them").into()),
             }
