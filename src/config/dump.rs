@@ -7,10 +7,12 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::value::format_size;
+
 use super::{
     Access, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
     RemovedSessions, Route, RouteTarget, format_duration,
 };
+use crate::decide::balance::{Hashing, Method};
 use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 
@@ -188,6 +190,13 @@ fn pool(pool: &Pool) -> Table {
     }
     set(&mut table, "user-timeout", time_or_off(pool.user_timeout));
     set(&mut table, "keepalive", time_or_off(pool.keepalive));
+    set(&mut table, "slow-start", time_or_off(pool.slow_start));
+    set(&mut table, "panic-threshold", pool.panic_threshold);
+    set(&mut table, "queue-timeout", time_or_off(pool.queue_timeout));
+    if let Some(most) = pool.max_connections {
+        set(&mut table, "max-connections", i64::from(most));
+    }
+    set(&mut table, "first-byte-timeout", time_or_off(pool.first_byte_timeout));
     set(&mut table, "on-down", if pool.on_down == OnDown::Close { "close" } else { "keep" });
     let backends = pool.backends.iter().map(|backend| {
         let mut table = Table::new();
@@ -195,10 +204,37 @@ fn pool(pool: &Pool) -> Table {
         set(&mut table, "name", &*backend.name);
         set(&mut table, "weight", i64::from(backend.weight));
         set(&mut table, "backup", backend.backup);
+        if let Some(most) = backend.max_connections {
+            set(&mut table, "max-connections", i64::from(most));
+        }
         Value::from(table)
     });
     set(&mut table, "backend", Value::Array(backends.collect()));
     set(&mut table, "health", health(pool.health.as_ref()));
+    set(&mut table, "passive", passive(pool));
+    if let Method::ConsistentHash(how) = pool.method {
+        set(&mut table, "hash", hash(pool, how));
+    }
+    table
+}
+
+fn hash(pool: &Pool, how: Hashing) -> Table {
+    let mut table = Table::new();
+    let key = pool.hash_key.iter().map(|part| part.name().into()).collect();
+    set(&mut table, "key", Value::Array(key));
+    set(&mut table, "table", how.table.name());
+    match how.bounded_load {
+        Some(factor) => set(&mut table, "bounded-load", factor.as_f64()),
+        None => set(&mut table, "bounded-load", "off"),
+    }
+    table
+}
+
+fn passive(pool: &Pool) -> Table {
+    let mut table = Table::new();
+    set(&mut table, "failures", i64::from(pool.patience.failures));
+    set(&mut table, "eject", format_duration(pool.patience.eject));
+    set(&mut table, "max-ejected", pool.max_ejected);
     table
 }
 

@@ -9,6 +9,7 @@ mod nearest;
 mod network;
 mod pool;
 mod problem;
+mod quantity;
 mod schema;
 mod section;
 mod source;
@@ -19,8 +20,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::balance::Method;
-use crate::decide::health::Thresholds;
+use crate::decide::balance::{KeyPart, Method};
+use crate::decide::health::{Patience, Thresholds};
 use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
@@ -316,6 +317,8 @@ pub struct Pool {
     pub name: Arc<str>,
     /// How backends are chosen.
     pub method: Method,
+    /// What consistent-hash hashes, in this order.
+    pub hash_key: Vec<KeyPart>,
     /// Backends, short form first.
     pub backends: Vec<Backend>,
     /// Time for one connection attempt.
@@ -338,8 +341,22 @@ pub struct Pool {
     pub user_timeout: Option<Duration>,
     /// First keepalive probe.
     pub keepalive: Option<Duration>,
+    /// Until a backend that came back has all of its weight; `None`: at once.
+    pub slow_start: Option<Duration>,
+    /// Below this share of healthy weight health is ignored; 0: never.
+    pub panic_threshold: f64,
+    /// How long a session waits for a place; `None`: not at all.
+    pub queue_timeout: Option<Duration>,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
+    /// Silence after a hello that counts as a failure; `None`: none does.
+    pub first_byte_timeout: Option<Duration>,
     /// What happens to the sessions of a backend that goes down.
     pub on_down: OnDown,
+    /// When live traffic ejects a backend.
+    pub patience: Patience,
+    /// Share of the backends that may be ejected at once.
+    pub max_ejected: f64,
     /// The check; `None`: live traffic alone decides.
     pub health: Option<HealthCheck>,
 }
@@ -373,6 +390,8 @@ pub struct Backend {
     pub weight: u32,
     /// Used only when no other backend can take the connection.
     pub backup: bool,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
 }
 
 /// `[pool.NAME.health]` with `check = "tcp"`.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::keys::{BACKEND, HEALTH, POOL};
+use super::keys::{BACKEND, HASH, HEALTH, PASSIVE, POOL};
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
 use super::{Backend, Code, FastOpen, HealthCheck, OnDown, Place, Pool, Problems, RelayPath};
-use crate::decide::balance::{Balancer, Member, Method};
-use crate::decide::health::Thresholds;
+use crate::decide::balance::{Balancer, Hashing, KeyPart, LoadFactor, Member, Method, Table};
+use crate::decide::health::{Patience, Thresholds};
 use crate::decide::hello::proxy::Version;
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
@@ -31,12 +31,25 @@ pub fn read_pool(
     if !is_name(name) {
         problems.add(Code::BadName, place.clone(), format!("`{name}` is not a name")).hint(NAME_HINT);
     }
+    let hash = read_hash(&section, problems);
     let method = match section.word("balance", problems).map(|word| word.value) {
         _ if !section.has("balance") => default_method,
         Some("round-robin") => Method::RoundRobin,
         Some("random-two") => Method::RandomTwo,
-        Some("consistent-hash") => Method::ConsistentHash,
+        Some("consistent-hash") => Method::ConsistentHash(Hashing::default()),
         _ => Method::LeastConnections,
+    };
+    let method = match method {
+        // Without a word about it loads of a pool for PostgreSQL are not bounded: encrypted cancel requests must find
+        // the server of the session.
+        Method::ConsistentHash(_) if section.has("balance") || section.has("hash") => Method::ConsistentHash(hash.how),
+        Method::ConsistentHash(unbounded) => Method::ConsistentHash(unbounded),
+        other if section.has("hash") => {
+            let message = format!("`hash` of {title} has no effect: balance is {}", other.name());
+            problems.add(Code::NoEffect, section.key_place("hash"), message);
+            other
+        }
+        other => other,
     };
     let backends = read_backends(&section, problems);
     if backends.is_empty() && is_intentionally_empty(&section) {
@@ -76,12 +89,29 @@ pub fn read_pool(
     let preconnect_idle = section.duration("preconnect-idle", problems).and_then(|time| time.value);
     let user_timeout = section.duration("user-timeout", problems).and_then(|time| time.value);
     let keepalive = section.duration("keepalive", problems).and_then(|time| time.value);
+    let slow_start = section.duration("slow-start", problems).and_then(|time| time.value);
+    if slow_start.is_some() && method == Method::ConsistentHash {
+        let message = format!("`slow-start` of {title} has no effect with consistent-hash: its keys would move");
+        problems.add(Code::NoEffect, section.key_place("slow-start"), message);
+    }
+    let panic_threshold = section.share("panic-threshold", problems);
+    let max_connections = section.integer("max-connections", problems);
+    let queue_timeout = section.duration("queue-timeout", problems).and_then(|time| time.value);
+    let is_limited = max_connections.is_some() || backends.iter().any(|backend| backend.max_connections.is_some());
+    if queue_timeout.is_some() && !is_limited && !section.has("max-connections") {
+        let message =
+            format!("`queue-timeout` of {title} has no effect: neither the pool nor a backend has max-connections");
+        problems.add(Code::NoEffect, section.key_place("queue-timeout"), message);
+    }
+    let first_byte_timeout = section.duration("first-byte-timeout", problems).and_then(|time| time.value);
+    let (patience, max_ejected) = read_passive(&section, problems);
     let source_addresses = read_sources(&section, &backends, problems);
     let connect_timeout = section.duration("connect-timeout", problems).and_then(|time| time.value);
     let connect_tries = section.integer("connect-tries", problems);
     Pool {
         name: Arc::from(name),
         method,
+        hash_key: hash.key,
         backends,
         connect_timeout: connect_timeout.unwrap_or_default(),
         connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
@@ -93,7 +123,14 @@ pub fn read_pool(
         preconnect_idle: preconnect_idle.unwrap_or_default(),
         user_timeout,
         keepalive,
+        slow_start,
+        panic_threshold: panic_threshold.map_or(0.0, |share| share.value),
+        queue_timeout,
+        max_connections: max_connections.map(|most| most.value as u32),
+        first_byte_timeout,
         on_down,
+        patience,
+        max_ejected,
         health: read_health(&section, problems),
     }
 }
@@ -123,7 +160,8 @@ fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Backend>
     for address in section.socket_addresses("backends", problems).map(|list| list.value).unwrap_or_default() {
         check_port(&address, problems);
         let name = Arc::from(address.value.to_string());
-        let backend = Backend { name, address: address.value, weight: DEFAULT_WEIGHT, backup: false };
+        let backend =
+            Backend { name, address: address.value, weight: DEFAULT_WEIGHT, backup: false, max_connections: None };
         read.push(At { value: backend, place: address.place });
     }
     for table in section.tables("backend", problems) {
@@ -136,11 +174,12 @@ fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Backend>
         let name = inner.name("name", problems);
         let weight = inner.integer("weight", problems).map_or(DEFAULT_WEIGHT, |weight| weight.value as u32);
         let backup = inner.flag("backup", problems).is_some_and(|flag| flag.value);
+        let max_connections = inner.integer("max-connections", problems).map(|most| most.value as u32);
         let Some(address) = address else { continue };
         check_port(&address, problems);
         let place = name.as_ref().map_or_else(|| address.place.clone(), |name| name.place.clone());
         let name = Arc::from(name.map_or_else(|| address.value.to_string(), |name| name.value));
-        read.push(At { value: Backend { name, address: address.value, weight, backup }, place });
+        read.push(At { value: Backend { name, address: address.value, weight, backup, max_connections }, place });
     }
     let mut seen: HashMap<Arc<str>, Place> = HashMap::new();
     for backend in &read {
@@ -158,6 +197,57 @@ fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
     if address.value.port() == 0 {
         problems.add(Code::OutOfRange, address.place.clone(), format!("backend {} has port 0", address.value));
     }
+}
+
+struct Hash {
+    key: Vec<KeyPart>,
+    how: Hashing,
+}
+
+/// Reads `[pool.NAME.hash]`, which is in force without being written.
+fn read_hash(pool: &Section<'_>, problems: &mut Problems) -> Hash {
+    let empty = DeTable::new();
+    let written = if pool.has("hash") { pool.table("hash", problems) } else { None };
+    let table = written.unwrap_or(At { value: &empty, place: pool.place.clone() });
+    let title = format!("[{}.hash]", pool.title.trim_matches(['[', ']']));
+    let section = Section::open(&HASH, &title, &table.place, table.value, problems);
+    let words = section.words("key", problems);
+    if section.is_empty_list("key") {
+        let message = format!("`key` of {title} is empty");
+        problems.add(Code::MissingKey, section.key_place("key"), message).hint("such as key = [\"source\"]");
+    }
+    let part = |word: &&str| KeyPart::ALL.into_iter().find(|part| part.name() == *word);
+    let key: Vec<KeyPart> = words.iter().flat_map(|words| &words.value).filter_map(part).collect();
+    if let Some(twice) = (1..key.len()).find(|place| key[..*place].contains(&key[*place])) {
+        let message = format!("`{}` stands twice in `key` of {title}", key[twice].name());
+        problems.add(Code::DuplicateName, section.key_place("key"), message);
+    }
+    let table = match section.word("table", problems).map(|word| word.value) {
+        Some("ring") => Table::Ring,
+        _ => Table::Maglev,
+    };
+    let bounded_load =
+        section.factor("bounded-load", problems).and_then(|factor| factor.value).and_then(LoadFactor::new);
+    Hash { key, how: Hashing { table, bounded_load } }
+}
+
+/// Reads `[pool.NAME.passive]`, which is in force without being written.
+fn read_passive(pool: &Section<'_>, problems: &mut Problems) -> (Patience, f64) {
+    let empty = DeTable::new();
+    let written = if pool.has("passive") { pool.table("passive", problems) } else { None };
+    let table = written.unwrap_or(At { value: &empty, place: pool.place.clone() });
+    let title = format!("[{}.passive]", pool.title.trim_matches(['[', ']']));
+    let section = Section::open(&PASSIVE, &title, &table.place, table.value, problems);
+    let failures = section.integer("failures", problems).map_or(0, |count| count.value as u32);
+    let eject = section.duration("eject", problems).and_then(|time| time.value).unwrap_or_default();
+    let max_ejected = section.share("max-ejected", problems).map_or(0.0, |share| share.value);
+    if failures == 0 {
+        for key in ["eject", "max-ejected"].into_iter().filter(|key| section.has(key) && section.has("failures")) {
+            let message = format!("`{key}` of {title} has no effect: failures is 0");
+            problems.add(Code::NoEffect, section.key_place(key), message);
+        }
+    }
+    (Patience { failures, eject }, max_ejected)
 }
 
 fn read_health(pool: &Section<'_>, problems: &mut Problems) -> Option<HealthCheck> {

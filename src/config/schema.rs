@@ -2,13 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{BACKEND, GLOBAL, HEALTH, Key, Kind, LISTENER, LOG, POOL, RELAY, ROUTE, SectionKeys, Status};
+use super::keys::{
+    BACKEND, GLOBAL, HASH, HEALTH, Key, Kind, LISTENER, LOG, PASSIVE, POOL, RELAY, ROUTE, SectionKeys, Status,
+};
 
 /// The schema as a JSON document.
 pub fn schema() -> Value {
     let listener = with(LISTENER.schema(&["name", "bind"]), "route", list_of(&ROUTE.schema(&[])));
     let pool = with(POOL.schema(&[]), "backend", list_of(&BACKEND.schema(&["address"])));
+    let pool = with(pool, "hash", HASH.schema(&[]));
     let pool = with(pool, "health", HEALTH.schema(&[]));
+    let pool = with(pool, "passive", PASSIVE.schema(&[]));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sluice configuration",
@@ -69,6 +73,10 @@ impl Kind {
             Self::Integer(low, high) => json!({ "type": "integer", "minimum": low, "maximum": high }),
             Self::AutoOr(low, high) => {
                 json!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": low, "maximum": high }] })
+            }
+            Self::Share => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
+            Self::FactorOrOff(low, high) => {
+                json!({ "anyOf": [{ "const": "off" }, { "type": "number", "minimum": low, "maximum": high }] })
             }
             Self::Flag => json!({ "type": "boolean" }),
             Self::Duration(..) => json!({ "type": "string", "pattern": DURATION }),

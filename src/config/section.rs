@@ -1,8 +1,6 @@
 //! Reads one table of the file through its table of keys: unknown keys, wrong types and bad values become problems,
 //! and reading goes on, so that one run reports them all.
 
-use std::time::Duration;
-
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -10,7 +8,6 @@ use super::keys::{Key, Kind, SectionKeys, Status, WORDS_LATER};
 use super::nearest::{NAME_HINT, hint_nearest, is_name, is_near, listing};
 use super::problem::{Code, Problem, Problems};
 use super::source::Place;
-use super::value::{parse_duration, parse_size};
 
 /// One table while it is read.
 #[derive(Clone, Copy)]
@@ -221,70 +218,6 @@ impl<'a> Section<'a> {
                 section.wrong_type(key.name, "true or false", raw.get_ref(), section.place_of(raw), problems);
             }
             value
-        })
-    }
-
-    /// A duration within the key's limits; `None` inside for `"off"`.
-    pub fn duration(&self, name: &str, problems: &mut Problems) -> Option<At<Option<Duration>>> {
-        self.read(name, problems, |section, key, raw, problems| {
-            let place = section.place_of(raw);
-            let (low, high, may_be_off) = match key.kind {
-                Kind::Duration(low, high) => (low, high, false),
-                Kind::DurationOrOff(low, high) => (low, high, true),
-                _ => return None,
-            };
-            let text = section.string(key.name, raw, problems)?;
-            if may_be_off && text == "off" {
-                return Some(None);
-            }
-            let Some(duration) = parse_duration(text) else {
-                let message = format!("`{text}` is not a duration for `{}`", key.name);
-                let off = match (may_be_off, text) {
-                    (true, _) => ", or \"off\"",
-                    (false, "off") => "; it cannot be off",
-                    (false, _) => "",
-                };
-                let hint = format!("a whole number and one of ms, s, m, h, d, such as \"250ms\" or \"5s\"{off}");
-                problems.add(Code::BadDuration, place, message).hint(hint);
-                return None;
-            };
-            let millis = duration.as_millis();
-            if millis < u128::from(low) || millis > u128::from(high) {
-                let show = |millis| super::format_duration(Duration::from_millis(millis));
-                let message = format!("`{}` is {text}, outside {} to {}", key.name, show(low), show(high));
-                problems.add(Code::OutOfRange, place, message);
-                return None;
-            }
-            Some(Some(duration))
-        })
-    }
-
-    /// A size in bytes within the key's limits.
-    pub fn size(&self, name: &str, problems: &mut Problems) -> Option<At<u64>> {
-        self.read(name, problems, |section, key, raw, problems| {
-            let Kind::Size(low, high) = key.kind else { return None };
-            let place = section.place_of(raw);
-            let (bytes, text) = match raw.get_ref() {
-                DeValue::String(text) => (parse_size(text), text.to_string()),
-                DeValue::Integer(number) => (number.to_string().parse().ok(), number.to_string()),
-                other => {
-                    section.wrong_type(key.name, "a size", other, place, problems);
-                    return None;
-                }
-            };
-            let Some(bytes) = bytes else {
-                let message = format!("`{text}` is not a size for `{}`", key.name);
-                let hint = "a whole number of bytes, or one with KiB, MiB or GiB, such as \"64KiB\"";
-                problems.add(Code::BadSize, place, message).hint(hint);
-                return None;
-            };
-            if bytes < low || bytes > high {
-                let show = super::value::format_size;
-                let message = format!("`{}` is {text}, outside {} to {}", key.name, show(low), show(high));
-                problems.add(Code::OutOfRange, place, message);
-                return None;
-            }
-            Some(bytes)
         })
     }
 

@@ -60,7 +60,7 @@ fn pool_status(pool: &Pool) -> Value {
         "pool": &*pool.config.name,
         "balance": pool.config.method.name(),
         "backends": states,
-        "active": pool.backends.iter().map(|backend| u64::from(backend.active.load(Ordering::Relaxed))).sum::<u64>(),
+        "active": pool.backends.iter().map(|backend| u64::from(backend.active.count())).sum::<u64>(),
         "total": shards.iter().map(|shard| shard.total.get()).sum::<u64>(),
         "unavailable": shards.iter().map(|shard| shard.unavailable.get()).sum::<u64>(),
     })
@@ -87,7 +87,7 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
 fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
     let vitals = backend.vitals();
     let standing = backend.standing();
-    let takes = backend.load().is_some();
+    let takes = backend.takes(HealthIgnored::No);
     let timings = backend.timings();
     let check = pool.config.health.as_ref().map(|check| {
         json!({
@@ -115,7 +115,7 @@ fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
         "since": vitals.since,
         "weight": weight,
         "effective_weight": if takes { weight } else { 0 },
-        "active": backend.active.load(Ordering::Relaxed),
+        "active": backend.active.count(),
         "total": backend.sum(|shard| shard.total.get()),
         "connect_errors": ConnectError::ALL.iter().map(|reason| backend.connect_errors(*reason)).sum::<u64>(),
         "bytes_up": backend.sum(|shard| shard.bytes_up.get()),

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
 use socket2::Socket;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::refuse::Stop;
@@ -39,6 +40,10 @@ pub struct Client {
     reads: u16,
     read_sizes: [u16; MOST_READS],
 }
+
+/// The client has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left;
 
 /// The socket: registered with the runtime only when there is something to wait for.
 #[derive(Debug)]
@@ -160,6 +165,23 @@ impl Client {
             self.reads = self.reads.saturating_add(1);
         }
         Ok(count)
+    }
+
+    /// Waits until the client leaves: it closed, or only reset where it may have finished and wait for an answer.
+    /// What it sends meanwhile stays in the socket. Cancel safe.
+    pub async fn left(&mut self) -> Left {
+        let may_be_done = self.language == RefusalLanguage::Unknown;
+        let Ok(stream) = self.stream() else { return Left };
+        loop {
+            match stream.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_write_closed() || ready.is_error() => return Left,
+                Ok(ready) if ready.is_read_closed() && !may_be_done => return Left,
+                Ok(_) => {}
+                Err(_) => return Left,
+            }
+            // Waits for the next event, as if everything had been read.
+            let _: io::Result<()> = stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+        }
     }
 
     /// Reads and drops what is there.

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
+use super::client::Client;
 use super::consent::await_consent;
 use super::inspect::Inspected;
+use super::pick::{Wanted, pick};
 use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
@@ -20,6 +22,7 @@ use super::worker::Worker;
 use crate::config::FastOpen;
 use crate::decide::balance::{MemberId, Tried};
 use crate::decide::close::CloseReason;
+use crate::decide::health::Sign;
 use crate::decide::hello::postgres::SSL_REQUEST;
 use crate::state::ConnectError;
 use crate::sys::clock::coarse_ms;
@@ -84,21 +87,20 @@ pub async fn connect(
     worker: &Rc<Worker>,
     session: &Session,
     pool: &PoolView,
+    client: &mut Client,
     inspected: Inspected,
 ) -> Result<Connected, Stop> {
+    let mut wanted = Wanted { key: inspected.key, tried: Tried::default() };
     let first = FirstWrite::of(inspected);
-    let mut tried = Tried::default();
     let mut last_failure: Option<Stop> = None;
-    while tried.count() < pool.pool.config.connect_tries {
-        let Some((member, seat)) = pool.pick(&mut tried, session.client(), worker.random()) else { break };
-        let backend = Rc::clone(seat.backend());
-        {
-            // The seat belongs to the session from the pick on, so that orders to end find it; the one before, if
-            // any, is given up. The last one stays, so that the record names the backend.
-            let mut facts = session.facts.borrow_mut();
-            facts.tries = tried.count();
-            facts.seat = Some(seat);
-        }
+    while wanted.tried.count() < pool.pool.config.connect_tries {
+        let picked = match pick(worker, session, pool, client, &mut wanted).await {
+            // What a backend did says more than that the others are full.
+            Err(stop) if stop.reason == CloseReason::LimitReached => return Err(last_failure.unwrap_or(stop)),
+            picked => picked?,
+        };
+        let Some(member) = picked else { break };
+        let backend = Rc::clone(&pool.backends[member]);
         match attempt(worker, session, pool, (member, &backend), &first).await {
             Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
             // The backend went down while we waited for it: that is one more failure, not the end of the session.
@@ -108,14 +110,16 @@ pub async fn connect(
                 if kind == ConnectError::Local {
                     worker.note_exhaustion();
                 }
-                last_failure = Some(count_failure(&backend, kind, &error, &tried, pool));
+                last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, pool));
                 // Its failure may just have brought it down, with an order to end everything there.
                 if session.ordered() == Some(CloseReason::BackendDown) {
                     session.forget_order();
                 }
             }
             // The client's bytes may be there: nobody else may get them.
-            Err(Failure::Exposed(kind, error)) => return Err(count_failure(&backend, kind, &error, &tried, pool)),
+            Err(Failure::Exposed(kind, error)) => {
+                return Err(count_failure(&backend, kind, &error, &wanted.tried, pool));
+            }
         }
     }
     Err(last_failure.unwrap_or_else(|| {
@@ -187,7 +191,10 @@ async fn attempt(
     let mut facts = session.facts.borrow_mut();
     facts.connect_time = Some((connected - begun).into());
     facts.sent_time = Some((sent_at - session.started).into());
-    forgive(brief);
+    if facts.hello.is_none() {
+        // Otherwise its answer to the hello says more.
+        brief.backend.live.well();
+    }
     Ok((stream, sent))
 }
 
@@ -322,21 +329,8 @@ fn sorted(error: io::Error) -> Failure {
     Failure::Connect(kind, error)
 }
 
-/// A success ends a row of failures. Read first: the line is shared by all workers and usually clean.
-fn forgive(brief: &BackendBrief) {
-    let failures = &brief.backend.live_failures;
-    if failures.load(Ordering::Relaxed) != 0 {
-        failures.store(0, Ordering::Relaxed);
-    }
-}
-
 fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
     brief.shard().connect_errors[kind as usize].add(1);
-    if kind.is_of_health() {
-        // Health is told of what the backend did, never of what this machine lacks.
-        brief.backend.live_failures.fetch_add(1, Ordering::Relaxed);
-        brief.backend.failed.notify_one();
-    }
     let reason = match kind {
         ConnectError::Refused | ConnectError::Other | ConnectError::ErrorResponse | ConnectError::Closed => {
             CloseReason::ConnectRefused
@@ -346,11 +340,11 @@ fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tr
         ConnectError::Unreachable => CloseReason::ConnectUnreachable,
         ConnectError::Local => CloseReason::LocalError,
     };
-    let detail = format!(
-        "connect to {}: {error} (try {} of {})",
-        brief.backend.address,
-        tried.count(),
-        pool.pool.config.connect_tries
-    );
+    let what = format!("connect to {}: {error}", brief.backend.address);
+    if kind.is_of_health() {
+        // Health is told of what the backend did, never of what this machine lacks.
+        brief.backend.live.report(Sign::Failure, &what);
+    }
+    let detail = format!("{what} (try {} of {})", tried.count(), pool.pool.config.connect_tries);
     Stop::new(reason).because(detail)
 }

@@ -11,6 +11,7 @@ use super::view::ListenerView;
 use super::worker::Worker;
 use super::{postgres, refuse};
 use crate::config::{PoolId, Protocol};
+use crate::decide::balance::{KeyFacts, Method, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{
     AlpnList, Arrival, ClientHello, FirstBytes, HelloFacts, Joiner, Limits, Recognised, ServerName, Step, joined,
@@ -29,6 +30,8 @@ pub struct Inspected {
     pub bytes: Vec<u8>,
     /// Position of the pool.
     pub pool: PoolId,
+    /// Hash of what the pool's backends are chosen by; `None` when it does not hash, or there is nothing to hash.
+    pub key: Option<u64>,
     /// A PROXY header for the backend; empty when it wants none.
     pub header: Vec<u8>,
     /// Whether the backend must first be asked for TLS, as PostgreSQL's clients ask (`SSLRequest`).
@@ -68,8 +71,30 @@ pub async fn inspect(
 impl Inspected {
     /// A connection that goes on as it is, without a hello.
     pub fn raw(listener: &ListenerView, session: &Session, client: &mut Client, pool: PoolId) -> Self {
-        let header = proxy_header::outgoing(session, listener.pools[pool].pool.config.send_proxy, None);
-        Self { bytes: client.take_bytes(), pool, header, asks_for_tls: false }
+        let Bound { pool, key, header } = Bound::to(listener, session, pool, None);
+        Self { bytes: client.take_bytes(), pool, key, header, asks_for_tls: false }
+    }
+}
+
+/// Where a connection goes, and what is said of it there.
+struct Bound {
+    pool: PoolId,
+    key: Option<u64>,
+    header: Vec<u8>,
+}
+
+impl Bound {
+    fn to(listener: &ListenerView, session: &Session, pool: PoolId, hello: Option<&ClientHello<'_>>) -> Self {
+        let config = &listener.pools[pool].pool.config;
+        let facts = || KeyFacts {
+            source: session.client().ip(),
+            sni: hello.and_then(|hello| hello.server_name.as_ref()).map(ServerName::as_str),
+            alpn: hello.map_or(&[], |hello| hello.alpn.as_encoded()),
+            destination: Some(session.destination()),
+        };
+        let hashes = matches!(config.method, Method::ConsistentHash(_));
+        let key = if hashes { hash_key(&config.hash_key, &facts()) } else { None };
+        Self { pool, key, header: proxy_header::outgoing(session, config.send_proxy, hello) }
     }
 }
 
@@ -123,16 +148,16 @@ pub async fn hello(
             && let Some(message) = single_record(bytes, limits)
         {
             let arrival = Arrival::of(message.len(), 1, client.reads());
-            let (pool, header) = read_hello(listener, session, message, arrival)?;
-            return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
+            let Bound { pool, key, header } = read_hello(listener, session, message, arrival)?;
+            return Ok(Inspected { bytes: client.take_bytes(), pool, key, header, asks_for_tls: false });
         }
         let step = joiner.push(&bytes[seen..])?;
         seen = bytes.len();
         if step == Step::Complete {
             let message = joined(bytes);
             let arrival = Arrival::of(message.len(), joiner.records(), client.reads());
-            let (pool, header) = read_hello(listener, session, &message, arrival)?;
-            return Ok(Inspected { bytes: client.take_bytes(), pool, header, asks_for_tls: false });
+            let Bound { pool, key, header } = read_hello(listener, session, &message, arrival)?;
+            return Ok(Inspected { bytes: client.take_bytes(), pool, key, header, asks_for_tls: false });
         }
         client.more(worker, session, deadline).await.map_err(|stop| match &stop.detail {
             Some(detail) if seen > 0 => {
@@ -159,13 +184,8 @@ pub fn by_first_bytes(
     Some(pool.map(|pool| Inspected::raw(listener, session, client, pool)))
 }
 
-/// Parses a whole hello, keeps its facts, and routes by it: the pool, and the PROXY header for its backends.
-fn read_hello(
-    listener: &ListenerView,
-    session: &Session,
-    message: &[u8],
-    arrival: Arrival,
-) -> Result<(PoolId, Vec<u8>), Stop> {
+/// Parses a whole hello, keeps its facts, and routes by it.
+fn read_hello(listener: &ListenerView, session: &Session, message: &[u8], arrival: Arrival) -> Result<Bound, Stop> {
     let hello = ClientHello::parse(message)?;
     let took = session.started.elapsed();
     {
@@ -179,8 +199,10 @@ fn read_hello(
     shard.hello_bytes.observe(f64::from(arrival.bytes));
     shard.count_traits(&hello, arrival);
     let pool = route(listener, session, Some(&hello))?;
-    let header = proxy_header::outgoing(session, listener.pools[pool].pool.config.send_proxy, Some(&hello));
-    Ok((pool, header))
+    if hello.resumes {
+        listener.pools[pool].brief.shard().resumptions.add(1);
+    }
+    Ok(Bound::to(listener, session, pool, Some(&hello)))
 }
 
 /// The pool that takes the connection.

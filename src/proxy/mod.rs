@@ -8,6 +8,7 @@ mod consent;
 mod doors;
 mod forward;
 mod inspect;
+mod pick;
 mod postgres;
 mod proxy_header;
 mod ready;

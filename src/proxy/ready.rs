@@ -63,7 +63,7 @@ impl PoolView {
     fn tend(self: &Rc<Self>, worker: &Rc<Worker>, wanted: u16, now: u64) {
         let idle = self.pool.config.preconnect_idle.as_millis() as u64;
         for (member, (shelf, backend)) in self.ready.0.iter().zip(&self.backends).enumerate() {
-            let wanted = if backend.backend.load().is_some() { wanted } else { 0 };
+            let wanted = if backend.backend.takes(HealthIgnored::No) { wanted } else { 0 };
             let mut connections = shelf.connections.borrow_mut();
             let before = connections.len();
             connections.retain(|(stream, since)| wanted > 0 && now < since + idle && socket::is_quiet(stream));

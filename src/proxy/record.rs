@@ -135,10 +135,10 @@ fn tcplog(worker: &Worker, session: &Session, reason: CloseReason, out: &mut Vec
     let total = session.started.elapsed();
     let accepted = jiff::Timestamp::now() - total;
     let listener = &session.listener.state;
-    let seat = facts.seat.as_ref().map(super::view::Seat::backend);
+    let seat = facts.seat.as_ref().map(super::pick::Seat::backend);
     let pool = facts.pool.as_ref().map_or(&*listener.name, |pool| &*pool.state.name);
     let millis = |time: Option<Micros>| time.map_or(-1, |time| Duration::from(time).as_millis() as i64);
-    let active = |backend: &Backend| backend.active.load(Ordering::Relaxed);
+    let active = |backend: &Backend| backend.active.count();
     let load = seat.map_or(0, |seat| active(&seat.backend));
     write!(
         out,

@@ -18,9 +18,10 @@ use super::client::{Client, RefusalLanguage};
 use super::connect::{Connected, connect};
 use super::forward::{Flow, Legs, Moved};
 use super::inspect::inspect;
+use super::pick::Seat;
 use super::record;
 use super::refuse::{Stop, refuse};
-use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan, Seat};
+use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan};
 use super::wheel::Slot;
 use super::worker::Worker;
 use crate::config::Protocol;
@@ -212,7 +213,7 @@ async fn stages(
     let inspected = inspect(worker, listener, session, client).await?;
     let pool = Rc::clone(&listener.pools[inspected.pool]);
     session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
-    connect(worker, session, &pool, inspected).await
+    connect(worker, session, &pool, client, inspected).await
 }
 
 impl Session {

@@ -5,12 +5,11 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::ready::Ready;
-use crate::config::{Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath};
-use crate::decide::balance::{MemberId, Tried, Turns, source_key};
+use crate::config::{self, Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath};
+use crate::decide::balance::Turns;
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
@@ -62,6 +61,8 @@ pub struct PoolBrief {
     pub connect_timeout: Duration,
     /// Which way bytes take.
     pub relay: RelayPlan,
+    /// Silence after a hello that counts as a failure.
+    pub first_byte_ms: Option<u64>,
     /// How its legs are watched.
     pub leg: Leg,
     worker: usize,
@@ -97,6 +98,10 @@ impl PoolBrief {
 pub struct BackendBrief {
     /// Its live state.
     pub backend: Arc<Backend>,
+    /// Its pool's.
+    pub pool: Arc<PoolState>,
+    /// Whether it is used only when no other can be.
+    pub is_backup: bool,
     worker: usize,
 }
 
@@ -104,23 +109,6 @@ impl BackendBrief {
     /// This worker's counters.
     pub fn shard(&self) -> &BackendShard {
         &self.backend.shards[self.worker]
-    }
-}
-
-/// A place at a backend: counted from the pick, given back exactly once, by being dropped.
-#[derive(Debug)]
-pub struct Seat(Rc<BackendBrief>);
-
-impl Seat {
-    /// The backend.
-    pub fn backend(&self) -> &Rc<BackendBrief> {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.backend.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -178,12 +166,16 @@ pub struct PoolView {
     pub backends: Vec<Rc<BackendBrief>>,
     /// Connections that are ready for use.
     pub ready: Ready,
-    turns: RefCell<Turns>,
+    /// Whose turn it is.
+    pub turns: RefCell<Turns>,
 }
 
 impl PoolView {
     fn new(pool: &Arc<Pool>, numbers: RelayNumbers, worker: usize) -> Self {
-        let brief = |backend: &Arc<Backend>| Rc::new(BackendBrief { backend: Arc::clone(backend), worker });
+        let brief = |(backend, config): (&Arc<Backend>, &config::Backend)| {
+            let (backend, pool) = (Arc::clone(backend), Arc::clone(&pool.state));
+            Rc::new(BackendBrief { backend, pool, is_backup: config.backup, worker })
+        };
         Self {
             pool: Arc::clone(pool),
             brief: Rc::new(PoolBrief {
@@ -191,24 +183,14 @@ impl PoolView {
                 send_proxy: pool.config.send_proxy,
                 connect_timeout: pool.config.connect_timeout,
                 relay: RelayPlan { path: pool.config.relay, numbers },
+                first_byte_ms: pool.config.first_byte_timeout.map(|limit| limit.as_millis() as u64),
                 leg: Leg { user_timeout: pool.config.user_timeout, keepalive: pool.config.keepalive },
                 worker,
             }),
             ready: Ready::new(if pool.config.preconnect > 0 { pool.backends.len() } else { 0 }),
-            backends: pool.backends.iter().map(brief).collect(),
-            turns: RefCell::new(Turns::new(pool.backends.len(), worker)),
+            backends: pool.backends.iter().zip(&pool.config.backends).map(brief).collect(),
+            turns: RefCell::new(pool.balancer.turns(worker)),
         }
-    }
-
-    /// Chooses a backend that was not tried yet and takes a seat there.
-    pub fn pick(&self, tried: &mut Tried, client: SocketAddr, random: u64) -> Option<(MemberId, Seat)> {
-        let load = |member: MemberId| self.backends[member].backend.load();
-        let key = source_key(client.ip());
-        let member = self.pool.balancer.next(&load, tried, key, random, &mut self.turns.borrow_mut())?;
-        let brief = Rc::clone(&self.backends[member]);
-        brief.backend.active.fetch_add(1, Ordering::Relaxed);
-        tried.insert(member);
-        Some((member, Seat(brief)))
     }
 }
 

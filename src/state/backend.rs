@@ -1,15 +1,15 @@
 //! One backend while the process runs. It survives reloads by pool, name and address, with counts, health and overrides.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use tokio::sync::Notify;
-
 use super::counters::{BackendShard, ConnectError, Padded};
+use super::live::LiveSigns;
+use super::places::Taken;
 use crate::decide::health::Health;
+use hdrhistogram::Histogram;
 
 /// What an operator said of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Standing {
     Unchecked,
     /// Takes connections.
     Up,
+    /// Takes none for a while: live traffic failed.
+    Ejected,
     /// Takes none: the check failed, or has not answered yet.
     Down,
     /// Takes none by an operator's word; sessions run on.
@@ -40,28 +42,39 @@ pub enum Standing {
 
 impl Standing {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Unchecked, Self::Up, Self::Down, Self::Draining, Self::Disabled];
+    pub const ALL: [Self; 6] = [Self::Unchecked, Self::Up, Self::Ejected, Self::Down, Self::Draining, Self::Disabled];
 
     /// Name as it stands in the status.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unchecked => "unchecked",
             Self::Up => "up",
+            Self::Ejected => "ejected",
             Self::Down => "down",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
         }
     }
 
-    const fn of(health: Health, admin: Admin) -> Self {
+    const fn of(health: Health, ejected: bool, admin: Admin) -> Self {
         match (admin, health) {
             (Admin::Draining, _) => Self::Draining,
             (Admin::Disabled, _) => Self::Disabled,
+            (Admin::Ready, Health::Down | Health::Unknown) => Self::Down,
+            (Admin::Ready, _) if ejected => Self::Ejected,
             (Admin::Ready, Health::Unchecked) => Self::Unchecked,
             (Admin::Ready, Health::Up) => Self::Up,
-            (Admin::Ready, Health::Down | Health::Unknown) => Self::Down,
         }
     }
+}
+
+/// Whether a pool ignores health: so much of it is down that the checks may be wrong (`panic-threshold`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthIgnored {
+    /// Health counts.
+    No,
+    /// Only an operator's word counts.
+    Yes,
 }
 
 /// The last check, for people.
@@ -92,6 +105,17 @@ pub struct Override {
     pub since: jiff::Timestamp,
 }
 
+/// An ejection in force, for people.
+#[derive(Clone, Debug)]
+pub struct EjectionReport {
+    /// When it ends.
+    pub until: jiff::Timestamp,
+    /// The how many in a row it is.
+    pub in_a_row: u32,
+    /// What the last sign was.
+    pub detail: String,
+}
+
 /// What the control plane knows of a backend.
 #[derive(Clone, Debug)]
 pub struct Vitals {
@@ -99,6 +123,10 @@ pub struct Vitals {
     pub health: Health,
     /// The operator's word, if any.
     pub override_: Option<Override>,
+    /// The ejection in force.
+    pub ejection: Option<EjectionReport>,
+    /// Ejections so far.
+    pub ejections: u64,
     /// When the standing last changed.
     pub since: jiff::Timestamp,
     /// The last check.
@@ -164,12 +192,12 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     /// Connections from the pick on; exact over all workers.
-    pub active: Padded<AtomicU32>,
+    pub active: Taken,
     standing: AtomicU8,
-    /// Failed connects of live traffic in a row.
-    pub live_failures: AtomicU32,
-    /// Rung when `live_failures` grows.
-    pub failed: Notify,
+    /// When it came back, on the coarse clock; 0: long ago, with all of its weight.
+    back_since_ms: AtomicU64,
+    /// What live traffic shows.
+    pub live: LiveSigns,
     vitals: Mutex<Vitals>,
     /// Counters per worker.
     pub shards: Box<[Padded<BackendShard>]>,
@@ -183,13 +211,15 @@ impl Backend {
             pool,
             name,
             address,
-            active: Padded::default(),
-            standing: AtomicU8::new(Standing::of(health, Admin::Ready) as u8),
-            live_failures: AtomicU32::new(0),
-            failed: Notify::new(),
+            active: Taken::default(),
+            standing: AtomicU8::new(Standing::of(health, false, Admin::Ready) as u8),
+            back_since_ms: AtomicU64::new(0),
+            live: LiveSigns::default(),
             vitals: Mutex::new(Vitals {
                 health,
                 override_: None,
+                ejection: None,
+                ejections: 0,
                 since: jiff::Timestamp::now(),
                 check: CheckReport::default(),
                 checks_ok: 0,
@@ -206,10 +236,20 @@ impl Backend {
         Standing::ALL.into_iter().find(|standing| *standing as u8 == byte).unwrap_or(Standing::Down)
     }
 
-    /// Connections now counted, or `None` when the backend takes no new ones: what the balancer asks.
-    pub fn load(&self) -> Option<u32> {
-        let takes = self.standing.load(Ordering::Relaxed) <= Standing::Up as u8;
-        takes.then(|| self.active.load(Ordering::Relaxed))
+    /// Whether it takes new connections. Where health is ignored only an operator's word counts.
+    pub fn takes(&self, ignoring: HealthIgnored) -> bool {
+        let last = if ignoring == HealthIgnored::Yes { Standing::Down } else { Standing::Up };
+        self.standing.load(Ordering::Relaxed) <= last as u8
+    }
+
+    /// When it came back, on the coarse clock; `None` when that is no matter any more.
+    pub fn back_since_ms(&self) -> Option<u64> {
+        Some(self.back_since_ms.load(Ordering::Relaxed)).filter(|since| *since != 0)
+    }
+
+    /// Says since when it is back, for slow start; `None`: all of its weight counts at once.
+    pub fn set_back_since(&self, now_ms: Option<u64>) {
+        self.back_since_ms.store(now_ms.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// A copy of what the control plane knows.
@@ -222,7 +262,11 @@ impl Backend {
         let mut vitals = self.lock_vitals();
         let old = self.standing();
         change(&mut vitals);
-        let new = Standing::of(vitals.health, vitals.override_.map_or(Admin::Ready, |said| said.admin));
+        let new = Standing::of(
+            vitals.health,
+            vitals.ejection.is_some(),
+            vitals.override_.map_or(Admin::Ready, |said| said.admin),
+        );
         if old == new {
             return None;
         }

@@ -5,9 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use super::places::Places;
 use super::refused::RefusedRing;
 use crate::decide::close::CloseReason;
-use crate::decide::hello::{Arrival, ClientHello, Refusal};
+use crate::decide::hello::{Arrival, ClientHello, FirstAnswer, Refusal};
 
 /// Keeps a value on cache lines of its own; 128 bytes, because CPUs fetch lines in pairs.
 #[derive(Debug, Default)]
@@ -201,6 +202,16 @@ pub struct PoolShard {
     pub total: Counter,
     /// Connections that found no backend.
     pub unavailable: Counter,
+    /// Connections that found every place taken.
+    pub full: Counter,
+    /// Connections that waited for a place.
+    pub queued: Counter,
+    /// Connections without anything to hash, sent by least connections.
+    pub keyless: Counter,
+    /// Connections sent while health was ignored.
+    pub panicked: Counter,
+    /// Hellos that offered to resume a session (RFC 8446 4.2.11, RFC 5077): what spreading clients over backends costs.
+    pub resumptions: Counter,
     /// Ended connections, by reason.
     pub closed: [Counter; CloseReason::COUNT],
 }
@@ -210,6 +221,11 @@ impl Default for PoolShard {
         Self {
             total: Counter::default(),
             unavailable: Counter::default(),
+            full: Counter::default(),
+            queued: Counter::default(),
+            keyless: Counter::default(),
+            panicked: Counter::default(),
+            resumptions: Counter::default(),
             closed: std::array::from_fn(|_| Counter::default()),
         }
     }
@@ -220,6 +236,8 @@ impl Default for PoolShard {
 pub struct PoolState {
     /// Its name.
     pub name: Arc<str>,
+    /// Places and who waits for one.
+    pub places: Places,
     /// Counters per worker.
     pub shards: Box<[Padded<PoolShard>]>,
 }
@@ -227,7 +245,7 @@ pub struct PoolState {
 impl PoolState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        Self { name, shards: (0..workers).map(|_| Padded::default()).collect() }
+        Self { name, places: Places::default(), shards: (0..workers).map(|_| Padded::default()).collect() }
     }
 }
 
@@ -297,6 +315,8 @@ pub struct BackendShard {
     pub total: Counter,
     /// Failed attempts, in the order of [`ConnectError::ALL`].
     pub connect_errors: [Counter; ConnectError::ALL.len()],
+    /// What came first after a ClientHello, in the order of [`FirstAnswer::NAMES`].
+    pub first_answers: [Counter; FirstAnswer::NAMES.len()],
     /// Bytes from clients.
     pub bytes_up: Counter,
     /// Bytes to clients.

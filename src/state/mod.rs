@@ -4,7 +4,9 @@
 mod backend;
 mod counters;
 mod explain;
+mod live;
 mod log;
+mod places;
 mod refused;
 mod snapshot;
 
@@ -16,13 +18,15 @@ use serde::Serialize;
 
 use crate::decide::limits::{Bucket, SourceRates};
 
-pub use backend::{Admin, Backend, CheckReport, Override, Standing, Timings, Vitals};
+pub use backend::{Admin, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals};
 pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
     PoolShard, PoolState, WorkerCounters,
 };
 pub use explain::{Explanation, RouteQuery, explain};
+pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
+pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Routed, Snapshot};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::counters::{ListenerState, PoolState};
 use crate::config::{self, Config, PoolId, Reject, RouteTarget};
-use crate::decide::balance::{Balancer, Member, TableError};
+use crate::decide::balance::{Balancer, Member, Ramp, TableError};
 use crate::decide::health::Health;
 use crate::decide::hello::FirstBytes;
 use crate::decide::route::{Miss, Question, RouteTable, RuleId};
@@ -87,6 +87,16 @@ pub struct Pool {
     pub backends: Vec<Arc<Backend>>,
     /// Its counters.
     pub state: Arc<PoolState>,
+}
+
+impl Pool {
+    /// The share of its weight that a backend counts with now. The clock is read only for one that is fresh.
+    pub fn ramp(&self, backend: &Backend, now_ms: impl Fn() -> u64) -> Ramp {
+        match (self.config.slow_start, backend.back_since_ms()) {
+            (Some(window), Some(since)) => Ramp::since(now_ms().saturating_sub(since), window.as_millis() as u64),
+            _ => Ramp::FULL,
+        }
+    }
 }
 
 /// One generation.

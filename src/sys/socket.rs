@@ -154,6 +154,12 @@ pub fn is_quiet(socket: impl std::os::fd::AsFd) -> bool {
     matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
+/// Looks at the next bytes without taking them (`recv(2)`, `MSG_PEEK`); 0 is the end.
+pub fn peek(socket: impl std::os::fd::AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+    let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+    Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), bytes, flags)?)
+}
+
 /// What the kernel asked a peer without an answer so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Unanswered {

@@ -5,7 +5,7 @@ mod listening;
 mod pools;
 
 pub use listening::{GLOBAL, LISTENER, LOG, RELAY, ROOT, ROUTE};
-pub use pools::{BACKEND, HEALTH, POOL};
+pub use pools::{BACKEND, HASH, HEALTH, PASSIVE, POOL};
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,10 @@ pub enum Kind {
     AutoOr(i64, i64),
     /// `true` or `false`.
     Flag,
+    /// A number from 0 to 1.
+    Share,
+    /// A number within limits, or `"off"`.
+    FactorOrOff(f64, f64),
     /// A duration string with limits in milliseconds.
     Duration(u64, u64),
     /// A duration string or `"off"`.
@@ -91,7 +95,8 @@ pub(super) const SECOND: u64 = 1000;
 pub(super) const DAY: u64 = 86_400 * SECOND;
 
 /// All tables, in the order of a file.
-pub static SECTIONS: &[&SectionKeys] = &[&GLOBAL, &RELAY, &LOG, &LISTENER, &ROUTE, &POOL, &BACKEND, &HEALTH];
+pub static SECTIONS: &[&SectionKeys] =
+    &[&GLOBAL, &RELAY, &LOG, &LISTENER, &ROUTE, &POOL, &BACKEND, &HASH, &HEALTH, &PASSIVE];
 
 /// Words that are part of the contract and refused until they work: (key, word).
 pub const WORDS_LATER: &[(&str, &str)] = &[

@@ -38,17 +38,42 @@ pub static POOL: SectionKeys = SectionKeys {
             "\"off\"",
             "Address, or list of addresses, to connect from; each has its own ports, so that a list holds more connections to one backend. off: the kernel's choice.",
         ),
-        later("slow-start"),
-        later("panic-threshold"),
+        built(
+            "slow-start",
+            Kind::DurationOrOff(SECOND, DAY),
+            "\"off\"",
+            "A backend that comes back begins with a tenth of its weight and has all of it after this time; not where all are new, and not with consistent-hash, whose keys would move.",
+        ),
+        built(
+            "panic-threshold",
+            Kind::Share,
+            "0.0",
+            "While less than this share of the weight is healthy, health is ignored: too many backends cannot all be down. 0: never.",
+        ),
         built(
             "on-down",
             Kind::Word(&["keep", "close"]),
             "\"keep\"",
             "Sessions of a backend that goes down: run on, or are reset.",
         ),
-        later("queue-timeout"),
-        later("max-connections"),
-        later("first-byte-timeout"),
+        built(
+            "queue-timeout",
+            Kind::DurationOrOff(1, 600 * SECOND),
+            "\"off\"",
+            "When no backend has a place left: wait this long for one, first come first served. off: refused at once.",
+        ),
+        built(
+            "max-connections",
+            Kind::Integer(1, 10_000_000),
+            "",
+            "Connections of the whole pool at once, over all workers, exactly. Default: no limit.",
+        ),
+        built(
+            "first-byte-timeout",
+            Kind::DurationOrOff(1, 600 * SECOND),
+            "\"off\"",
+            "Silence of the server after a ClientHello that counts as a failure of the backend (see passive); the session itself goes on.",
+        ),
         built(
             "relay",
             Kind::Word(&["auto", "copy", "splice"]),
@@ -85,9 +110,34 @@ pub static POOL: SectionKeys = SectionKeys {
             "\"60s\"",
             "On both legs: first probe after this silence; then 6 more, 10 s apart. Linux itself would wait for two hours.",
         ),
-        later("hash"),
+        built("hash", Kind::Tables, "", "How consistent-hash finds a backend."),
         built("health", Kind::Tables, "", "The health check."),
-        later("passive"),
+        built("passive", Kind::Tables, "", "What live traffic shows."),
+    ],
+};
+
+/// `[pool.NAME.hash]`.
+pub static HASH: SectionKeys = SectionKeys {
+    heading: "[pool.NAME.hash]",
+    keys: &[
+        built(
+            "key",
+            Kind::Words(&["source", "source-prefix", "sni", "alpn", "destination"]),
+            "[\"source\"]",
+            "What decides, in this order: the client's address, its /24 or /64, the server name, the offered protocols, the address that it connected to. A connection that has none of them goes by least connections.",
+        ),
+        built(
+            "table",
+            Kind::Word(&["maglev", "ring"]),
+            "\"maglev\"",
+            "maglev: shares within 1 %, a few further keys move when a backend leaves for good. ring: shares within a quarter or so, no further key moves.",
+        ),
+        built(
+            "bounded-load",
+            Kind::FactorOrOff(1.0, 1000.0),
+            "1.25",
+            "No backend gets a connection that would bring it above this multiple of its share; the next in the order of the key takes it. off: as far as the keys bring it.",
+        ),
     ],
 };
 
@@ -104,7 +154,12 @@ pub static BACKEND: SectionKeys = SectionKeys {
         ),
         built("weight", Kind::Integer(0, 1000), "100", "Share of new connections; 0 takes none."),
         built("backup", Kind::Flag, "false", "Used only when no other backend can take the connection."),
-        later("max-connections"),
+        built(
+            "max-connections",
+            Kind::Integer(1, 10_000_000),
+            "",
+            "Connections at once, over all workers, exactly, from the pick on. Default: no limit.",
+        ),
     ],
 };
 
@@ -142,5 +197,30 @@ pub static HEALTH: SectionKeys = SectionKeys {
         built("address", Kind::Address, "", "Address to check instead of the backend's."),
         built("port", Kind::Integer(1, 65_535), "", "Port to check instead of the backend's."),
         later("sni"),
+    ],
+};
+
+/// `[pool.NAME.passive]`.
+pub static PASSIVE: SectionKeys = SectionKeys {
+    heading: "[pool.NAME.passive]",
+    keys: &[
+        built(
+            "failures",
+            Kind::Integer(0, 1000),
+            "5",
+            "In a row, until a backend is ejected: connect errors, silence (first-byte-timeout), the alert internal_error instead of a ServerHello. A hello that is refused by another alert, a close or a reset may be the client's fault: it counts only with those of other clients, at least three. 0: never ejected.",
+        ),
+        built(
+            "eject",
+            Kind::Duration(100, DAY),
+            "\"30s\"",
+            "How long an ejected backend takes no new connections; times the number of ejections in a row, up to ten.",
+        ),
+        built(
+            "max-ejected",
+            Kind::Share,
+            "0.5",
+            "Share of the pool's backends that may be ejected at once; one may always be, while another takes connections.",
+        ),
     ],
 };

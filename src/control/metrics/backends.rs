@@ -28,7 +28,7 @@ pub fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         labels.push((key, value.to_owned()));
         labels
     };
-    let rows = all.iter().map(|(backend, _)| (label(backend), f64::from(u8::from(backend.load().is_some()))));
+    let rows = all.iter().map(|(backend, _)| (label(backend), f64::from(u8::from(backend.takes(HealthIgnored::No)))));
     out.gauges("backend_up", "Whether the backend takes new connections", rows)?;
     let rows = all.iter().flat_map(|(backend, _)| {
         Standing::ALL.iter().map(move |standing| {
@@ -41,7 +41,7 @@ pub fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         "Configured weight",
         all.iter().map(|(backend, weight)| (label(backend), f64::from(*weight))),
     )?;
-    let rows = all.iter().map(|(backend, _)| (label(backend), f64::from(backend.active.load(Ordering::Relaxed))));
+    let rows = all.iter().map(|(backend, _)| (label(backend), f64::from(backend.active.count())));
     out.gauges("backend_connections_active", "Connections counted for the backend, from the pick on", rows)?;
     let rows = all.iter().map(|(backend, _)| (label(backend), backend.sum(|shard| shard.total.get())));
     out.counters("backend_connections", "Established connections", rows)?;

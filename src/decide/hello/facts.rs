@@ -57,6 +57,11 @@ impl<'a> AlpnList<'a> {
         Ok(Self(list))
     }
 
+    /// The list as on the wire, without its length; empty when none is offered.
+    pub const fn as_encoded(self) -> &'a [u8] {
+        self.0
+    }
+
     /// The list of names as the wire has it, made from names; for dry runs. Names are cut at 255 bytes.
     pub fn encode<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<u8> {
         let mut list = Vec::new();

@@ -3,6 +3,7 @@
 //! Second stop of the spine (inspect). Three outcomes that never blur: complete and valid, incomplete, refused.
 //! It does not read sockets and does not choose routes.
 
+mod answer;
 mod facts;
 mod ja4;
 mod join;
@@ -13,6 +14,7 @@ pub mod proxy;
 mod refusal;
 mod sniff;
 
+pub use answer::{ANSWER_BYTES, FirstAnswer, INTERNAL_ERROR, alert_name};
 pub use facts::{AlpnList, Arrival, HelloFacts, TlsVersion};
 pub use ja4::{Ja4, ja4};
 pub use join::{Joiner, Record, Step, joined, records, single_record};

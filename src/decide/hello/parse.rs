@@ -6,6 +6,7 @@ use super::{AlpnList, Refusal, ServerName, TlsVersion};
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 const SIGNATURE_ALGORITHMS: u16 = 13;
+const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
@@ -34,6 +35,9 @@ pub struct ClientHello<'a> {
     pub ech: bool,
     /// Whether a post-quantum key share is there.
     pub post_quantum: bool,
+    /// Whether it offers to resume a session: a pre-shared key (RFC 8446 4.2.11) or a ticket that is not empty
+    /// (RFC 5077 3.2). Only the server that issued it, or one with the same keys, takes it up.
+    pub resumes: bool,
     /// The list of `signature_algorithms`, two bytes each; empty when absent.
     pub signature_algorithms: &'a [u8],
 }
@@ -71,6 +75,7 @@ impl<'a> ClientHello<'a> {
             version: TlsVersion(legacy_version),
             ech: false,
             post_quantum: false,
+            resumes: false,
             signature_algorithms: &[],
         };
         // TLS 1.2 and older may leave the whole block out.
@@ -113,7 +118,9 @@ impl<'a> ClientHello<'a> {
                 }
                 KEY_SHARE => self.post_quantum = has_post_quantum_share(data)?,
                 ENCRYPTED_CLIENT_HELLO => self.ech = true,
+                SESSION_TICKET => self.resumes |= !data.is_empty(),
                 PRE_SHARED_KEY if !rest.0.is_empty() => return Err(Refusal::PreSharedKeyNotLast),
+                PRE_SHARED_KEY => self.resumes = true,
                 _ => {}
             }
         }

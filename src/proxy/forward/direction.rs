@@ -1,6 +1,7 @@
 //! One direction of a session: copy first, splice once it proves to be bulk, copy again when it stops being so.
 //! Never reads what cannot be written: at most one buffer or one pipe is on the way, and only while the sink is stuck.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,9 +11,11 @@ use tokio::net::TcpStream;
 
 use super::{Moved, Pipes, add};
 use crate::config::RelayPath;
+use crate::decide::hello::{ANSWER_BYTES, FirstAnswer};
 use crate::proxy::view::RelayPlan;
 use crate::proxy::worker::Worker;
 use crate::sys::pipe::Pipe;
+use crate::sys::socket;
 
 /// What a direction needs for one turn besides its sockets.
 pub struct Turn<'a> {
@@ -24,6 +27,21 @@ pub struct Turn<'a> {
     pub direction: usize,
     /// Which way bytes take.
     pub plan: RelayPlan,
+    /// Takes what a server answers first, while that is waited for.
+    pub first: Option<&'a Cell<Option<FirstAnswer>>>,
+}
+
+impl Turn<'_> {
+    /// Whether the first bytes are waited for.
+    fn awaits_first(&self) -> bool {
+        self.first.is_some_and(|first| first.get().is_none())
+    }
+
+    fn note_first(&self, bytes: &[u8]) {
+        if let Some(first) = self.first.filter(|first| first.get().is_none() && !bytes.is_empty()) {
+            first.set(Some(FirstAnswer::of(bytes)));
+        }
+    }
 }
 
 /// What a turn of a direction came to.
@@ -237,6 +255,7 @@ impl Direction {
         if count == 0 {
             return Poll::Ready(Ok(0));
         }
+        turn.note_first(bytes);
         let written = match Pin::new(to).poll_write(cx, bytes) {
             Poll::Ready(Ok(written)) => written,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Sink(Before::of(&error)))),
@@ -298,7 +317,16 @@ impl Direction {
     fn fill(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, from: &TcpStream) -> Poll<Result<usize, Lost>> {
         let (pipes, numbers) = (&turn.worker.pipes, turn.plan.numbers);
         let Some(pipe) = &self.pipe else { return Poll::Pending };
-        match poll_io(cx, from, Interest::READABLE, |from| pipe.fill(from, pipe.capacity())) {
+        let fill = |from: &TcpStream| {
+            if turn.awaits_first() {
+                // Once for each session, and only with `relay = "splice"`: otherwise the first bytes are copied.
+                let mut bytes = [0; ANSWER_BYTES];
+                let count = socket::peek(from, &mut bytes)?;
+                turn.note_first(&bytes[..count]);
+            }
+            pipe.fill(from, pipe.capacity())
+        };
+        match poll_io(cx, from, Interest::READABLE, fill) {
             Poll::Pending => {
                 self.drop_pipe(pipes);
                 Poll::Pending

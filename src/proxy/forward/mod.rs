@@ -1,6 +1,7 @@
 //! Moves bytes both ways until both sides have finished. Sixth stop of the spine.
 //! All state is in one plain struct, [`Flow`]; a poll moves a bounded amount, so that no session starves others.
 
+mod answer;
 mod direction;
 mod pipes;
 mod watch;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 
 pub use pipes::Pipes;
 
+use self::answer::{Answer, TurnSeen};
 use self::direction::{Before, Direction, Lost, Step, Turn};
 pub use self::watch::Legs;
 use self::watch::Watch;
@@ -118,6 +120,7 @@ pub struct Flow {
     reported_ms: u64,
     unreported: bool,
     begun: bool,
+    answer: Answer,
     watch: Watch,
 }
 
@@ -146,6 +149,7 @@ impl Flow {
             reported_ms: 0,
             unreported: false,
             begun: false,
+            answer: Answer::default(),
             watch: Watch::default(),
         }
     }
@@ -172,12 +176,16 @@ impl Flow {
         let finished = self.finished();
         let down_had_ended = self.down.saw_end();
         let (plan, legs) = session.plan();
-        let turn = |direction| Turn { worker, moved: &session.moved, direction, plan };
-        let up = self.up.drive(cx, &turn(UP), &mut self.client, &mut self.backend);
-        let down = self.down.drive(cx, &turn(DOWN), &mut self.backend, &mut self.client);
+        let first = Cell::new(None);
+        let turn = |direction, first| Turn { worker, moved: &session.moved, direction, plan, first };
+        let up = self.up.drive(cx, &turn(UP, None), &mut self.client, &mut self.backend);
+        let awaited = (self.answer == Answer::Awaited).then_some(&first);
+        let down = self.down.drive(cx, &turn(DOWN, awaited), &mut self.backend, &mut self.client);
         note_first_byte(session);
         // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
         let (client_fin, backend_fin) = (self.up.saw_end(), down_had_ended);
+        let seen = TurnSeen { first: first.get(), up, down, client_fin, backend_fin: self.down.saw_end() };
+        self.answer.look(session, &seen, now);
         if [up, down].contains(&Step::Broken(Lost::Source(io::ErrorKind::TimedOut))) {
             let detail = "connection timed out: keepalive probes, or data sent again, had no answer";
             session.facts.borrow_mut().rare().detail = Some(detail.into());
@@ -224,6 +232,7 @@ impl Flow {
 
     fn begin(&mut self, session: &Session, now: u64) {
         self.begun = true;
+        self.answer = Answer::begin(session);
         self.reported_ms = now;
         self.deadline_ms = self.quiet_until(session, now);
         add(&session.moved.copied[UP], self.up.take_credit());
@@ -252,6 +261,7 @@ impl Flow {
     fn arm(&self, worker: &Worker, session: &Session) {
         let report = if self.unreported { self.reported_ms + REPORT_EVERY_MS } else { u64::MAX };
         let next = self.deadline_ms.min(self.watch.next_ms(session.started_ms)).min(self.stuck_check_ms).min(report);
+        let next = next.min(self.answer.deadline_ms(session));
         if next != u64::MAX {
             worker.sessions.arm(session, next);
         }

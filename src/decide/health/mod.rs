@@ -1,5 +1,10 @@
-//! Health of one backend as a pure state machine: check results and live failures in, transitions out.
-//! It runs no checks and knows no time; the control plane feeds it and acts on what it says.
+//! Health of one backend as pure state machines: check results and live failures in, transitions out ([`Checker`]),
+//! and ejection by live traffic ([`Ejector`]). They run no checks and know no time; the control plane feeds them and
+//! acts on what they say.
+
+mod passive;
+
+pub use passive::{Ejection, Ejector, Ground, Patience, Sign, Spare};
 
 /// What is known of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,222 @@
+//! Takes a seat at a backend, exactly within the limits of pool and backend over all workers, or waits in the pool's
+//! line for one. Fourth stop of the spine; who is chosen is decided by `decide::balance`, connecting comes after it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::client::{Client, Left};
+use super::refuse::Stop;
+use super::session::Session;
+use super::view::{BackendBrief, PoolView};
+use super::worker::Worker;
+use crate::decide::balance::{Ask, Load, MemberId, Method, Tried};
+use crate::decide::close::CloseReason;
+use crate::state::{HealthIgnored, Places, Turn};
+use crate::sys::clock::coarse_ms;
+
+/// A place at a backend and in its pool: counted from the pick on, given back exactly once, by being dropped.
+#[derive(Debug)]
+pub struct Seat(Rc<BackendBrief>);
+
+impl Seat {
+    /// The backend.
+    pub fn backend(&self) -> &Rc<BackendBrief> {
+        &self.0
+    }
+
+    /// Changes to a place that was taken at another backend of the pool; the place in the pool stays.
+    fn change_to(&mut self, backend: Rc<BackendBrief>) {
+        let left = std::mem::replace(&mut self.0, backend);
+        left.leave();
+        left.pool.places.call();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.leave();
+        self.0.pool.places.taken.give_back();
+        self.0.pool.places.call();
+    }
+}
+
+impl BackendBrief {
+    /// Takes a place here, if fewer than `most` are taken.
+    fn enter(&self, most: Option<u32>) -> bool {
+        let entered = self.backend.active.take(most);
+        if entered && self.is_backup {
+            self.pool.places.at_backups.take(None);
+        }
+        entered
+    }
+
+    fn leave(&self) {
+        self.backend.active.give_back();
+        if self.is_backup {
+            self.pool.places.at_backups.give_back();
+        }
+    }
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoSeat {
+    /// The pool has no place left.
+    PoolFull,
+    /// No backend has a place left.
+    BackendsFull,
+    /// No backend takes connections that was not tried already.
+    Nobody,
+}
+
+/// What a backend is chosen for.
+pub struct Wanted {
+    /// Hash of the affinity key; `None` when the connection has nothing of it.
+    pub key: Option<u64>,
+    /// Backends tried already.
+    pub tried: Tried,
+}
+
+/// Chooses a backend that was not tried yet and seats the session there, waiting for a place where the pool has a line.
+/// `None` when no backend takes connections. The seat belongs to the session at once, so that orders to end find it.
+pub async fn pick(
+    worker: &Worker,
+    session: &Session,
+    pool: &PoolView,
+    client: &mut Client,
+    wanted: &mut Wanted,
+) -> Result<Option<MemberId>, Stop> {
+    let config = &pool.pool.config;
+    // Nobody overtakes those who wait; but who was sent away by a backend has waited already.
+    let may_try = config.queue_timeout.is_none() || wanted.tried.count() > 0 || pool.places().waiting() == 0;
+    let full = match if may_try { pool.seat(worker, session, wanted) } else { Err(NoSeat::BackendsFull) } {
+        Ok(member) => return Ok(Some(member)),
+        Err(NoSeat::Nobody) => return Ok(None),
+        Err(full) => full,
+    };
+    if config.queue_timeout.is_some() {
+        return Box::pin(wait(worker, session, pool, client, wanted)).await;
+    }
+    pool.brief.shard().full.add(1);
+    let what = match (full, config.max_connections) {
+        (NoSeat::PoolFull, Some(most)) => format!("pool {} has its {most} connections", config.name),
+        _ => format!("every backend of pool {} that takes connections has its max-connections", config.name),
+    };
+    Err(Stop::new(CloseReason::LimitReached).because(what))
+}
+
+async fn wait(
+    worker: &Worker,
+    session: &Session,
+    pool: &PoolView,
+    client: &mut Client,
+    wanted: &mut Wanted,
+) -> Result<Option<MemberId>, Stop> {
+    let limit = pool.pool.config.queue_timeout.unwrap_or_default();
+    let deadline = coarse_ms() + limit.as_millis() as u64;
+    pool.brief.shard().queued.add(1);
+    let turn = Turn::join(pool.places());
+    loop {
+        if turn.is_first() {
+            match pool.seat(worker, session, wanted) {
+                Ok(member) => return Ok(Some(member)),
+                Err(NoSeat::Nobody) => return Ok(None),
+                Err(NoSeat::PoolFull | NoSeat::BackendsFull) => {}
+            }
+        }
+        let called = async {
+            tokio::select! {
+                () = turn.called() => Ok(()),
+                Left = client.left() => Err(CloseReason::ClientGone),
+            }
+        };
+        match session.until(worker, deadline, CloseReason::QueueTimeout, called).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Err(reason.into()),
+            Err(CloseReason::QueueTimeout) => {
+                pool.brief.shard().full.add(1);
+                let (name, others) = (&pool.pool.config.name, pool.places().waiting().saturating_sub(1));
+                let text =
+                    format!("no place of pool {name} became free in {} ms, {others} others wait", limit.as_millis());
+                return Err(Stop::new(CloseReason::QueueTimeout).because(text));
+            }
+            Err(ordered) => return Err(ordered.into()),
+        }
+    }
+}
+
+impl PoolView {
+    fn places(&self) -> &Places {
+        &self.brief.state.places
+    }
+
+    /// Seats the session now, or says why it cannot.
+    fn seat(&self, worker: &Worker, session: &Session, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
+        let facts = &mut *session.facts.borrow_mut();
+        let taken = &self.places().taken;
+        if facts.seat.is_none() && !taken.take(self.pool.config.max_connections) {
+            return Err(NoSeat::PoolFull);
+        }
+        let member = match self.enter_next(worker, wanted) {
+            Ok(member) => member,
+            Err(no_seat) => {
+                if facts.seat.is_none() {
+                    taken.give_back();
+                }
+                return Err(no_seat);
+            }
+        };
+        let backend = Rc::clone(&self.backends[member]);
+        match &mut facts.seat {
+            Some(seat) => seat.change_to(backend),
+            none => *none = Some(Seat(backend)),
+        }
+        wanted.tried.insert(member);
+        facts.tries = wanted.tried.count();
+        Ok(member)
+    }
+
+    /// Takes a place at the backend that is next in line.
+    fn enter_next(&self, worker: &Worker, wanted: &Wanted) -> Result<MemberId, NoSeat> {
+        let ignoring = self.pool.state.places.health_ignored();
+        let shard = self.brief.shard();
+        loop {
+            let full = Cell::new(false);
+            let load = |member| self.load(member, ignoring, &full);
+            let ask = Ask {
+                tried: &wanted.tried,
+                key: wanted.key,
+                random: worker.random(),
+                totals: self.pool.state.places.totals(),
+            };
+            let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
+                return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });
+            };
+            let limit = self.pool.config.backends[choice.member].max_connections;
+            // Another worker may have been faster: then the choice is made anew, with its connection counted.
+            if self.backends[choice.member].enter([choice.cap, limit].into_iter().flatten().min()) {
+                if ignoring == HealthIgnored::Yes {
+                    shard.panicked.add(1);
+                }
+                if wanted.key.is_none() && matches!(self.pool.config.method, Method::ConsistentHash(_)) {
+                    shard.keyless.add(1);
+                }
+                return Ok(choice.member);
+            }
+        }
+    }
+
+    /// What the balancer is told of a member; notes in `full` that one was left out for want of a place.
+    fn load(&self, member: MemberId, ignoring: HealthIgnored, full: &Cell<bool>) -> Option<Load> {
+        let backend = &self.backends[member].backend;
+        if !backend.takes(ignoring) {
+            return None;
+        }
+        let active = backend.active.count();
+        if self.pool.config.backends[member].max_connections.is_some_and(|most| active >= most) {
+            full.set(true);
+            return None;
+        }
+        Some(Load { active, ramp: self.pool.ramp(backend, coarse_ms) })
+    }
+}

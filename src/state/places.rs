@@ -1,0 +1,182 @@
+//! Places in a pool: how many are taken, exactly and over all workers, and the line of those who wait for one.
+//!
+//! Who gives a place back looks whether somebody waits; who finds no place joins the line and looks once more. Both do
+//! so in one total order (SeqCst), so that one of the two sees the other and nobody waits for a place that is free.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::backend::HealthIgnored;
+use super::counters::Padded;
+use crate::decide::balance::Totals;
+
+/// A number of places that are taken, never above its limit.
+#[derive(Debug, Default)]
+pub struct Taken(Padded<AtomicU32>);
+
+impl Taken {
+    /// How many are taken.
+    pub fn count(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Takes one, if fewer than `most` are taken. Says whether it did.
+    pub fn take(&self, most: Option<u32>) -> bool {
+        let Some(most) = most else {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            return true;
+        };
+        let next = |taken: u32| (taken < most).then_some(taken + 1);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
+    }
+
+    /// Gives one back.
+    pub fn give_back(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Places of a pool. They survive a reload with the pool's counters.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Connections of the pool.
+    pub taken: Taken,
+    /// Those of them that are at backups.
+    pub at_backups: Taken,
+    /// Weight that takes connections: of backends, and of backups.
+    pub weights: [AtomicU64; 2],
+    /// Whether so little is healthy that health is ignored.
+    pub panic: AtomicBool,
+    /// How many wait.
+    waiting: AtomicU32,
+    line: Mutex<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// By the order of arrival.
+    calls: BTreeMap<u64, Arc<Notify>>,
+    next: u64,
+}
+
+impl Places {
+    /// Whether health is ignored now.
+    pub fn health_ignored(&self) -> HealthIgnored {
+        if self.panic.load(Ordering::Relaxed) { HealthIgnored::Yes } else { HealthIgnored::No }
+    }
+
+    /// What bounded loads are bounded by. Sessions that stay at a backend which takes no new ones count as well.
+    pub fn totals(&self) -> [Totals; 2] {
+        let backups = u64::from(self.at_backups.count());
+        let others = u64::from(self.taken.count()).saturating_sub(backups);
+        let [of_others, of_backups] = self.weights.each_ref().map(|weight| weight.load(Ordering::Relaxed));
+        // The connection that is asked for is counted already.
+        let others = Totals { active: others.saturating_sub(1), weight: of_others };
+        [others, Totals { active: backups, weight: of_backups }]
+    }
+
+    /// How many wait for a place.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Calls the first in the line, if there is one: a place may be free.
+    pub fn call(&self) {
+        if self.waiting() > 0
+            && let Some((_, first)) = self.lock().calls.first_key_value()
+        {
+            first.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A turn in the line. Dropping it leaves the line and calls the next one.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    places: &'a Places,
+    number: u64,
+    call: Arc<Notify>,
+}
+
+impl<'a> Turn<'a> {
+    /// Joins the end of the line.
+    pub fn join(places: &'a Places) -> Self {
+        let call = Arc::new(Notify::new());
+        let mut line = places.lock();
+        let number = line.next;
+        line.next += 1;
+        line.calls.insert(number, Arc::clone(&call));
+        places.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(line);
+        Self { places, number, call }
+    }
+
+    /// Whether it is this one's turn.
+    pub fn is_first(&self) -> bool {
+        self.places.lock().calls.first_key_value().is_some_and(|(number, _)| *number == self.number)
+    }
+
+    /// Waits for a call. Cancel safe: a call that comes meanwhile is kept.
+    pub async fn called(&self) {
+        self.call.notified().await;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut line = self.places.lock();
+        line.calls.remove(&self.number);
+        self.places.waiting.fetch_sub(1, Ordering::SeqCst);
+        drop(line);
+        // It may have been called and not have come, or several places may be free.
+        self.places.call();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_the_limit_over_many_threads() {
+        let taken = Taken::default();
+        let most = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if taken.take(Some(3)) {
+                            most.fetch_max(taken.count(), Ordering::Relaxed);
+                            taken.give_back();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(taken.count(), 0);
+        assert!((1..=3).contains(&most.load(Ordering::Relaxed)), "{most:?}");
+    }
+
+    #[tokio::test]
+    async fn the_line_is_served_in_order_and_who_leaves_passes_the_call_on() {
+        let places = Places::default();
+        let (first, second, third) = (Turn::join(&places), Turn::join(&places), Turn::join(&places));
+        assert_eq!(places.waiting(), 3);
+        assert!(first.is_first() && !second.is_first());
+        places.call();
+        first.called().await;
+        drop(first);
+        second.called().await;
+        assert!(second.is_first());
+        drop(third);
+        drop(second);
+        assert_eq!(places.waiting(), 0);
+    }
+}
