@@ -3,6 +3,7 @@
 
 mod check;
 mod dump;
+mod health;
 mod keys;
 mod listener;
 mod nearest;
@@ -20,13 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::balance::Method;
-use crate::decide::health::Thresholds;
 use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
 pub use check::check;
 pub use dump::dump;
+pub use health::{CheckKind, ClientCertificate, HealthCheck, Http, Https, Loaded, Tcp, Tls, TlsHello, Trust, Verify};
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
@@ -373,19 +374,4 @@ pub struct Backend {
     pub weight: u32,
     /// Used only when no other backend can take the connection.
     pub backup: bool,
-}
-
-/// `[pool.NAME.health]` with `check = "tcp"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// Time between checks while nothing changes.
-    pub interval: Duration,
-    /// Time for one check.
-    pub timeout: Duration,
-    /// Results in a row that change the state.
-    pub thresholds: Thresholds,
-    /// Address to check instead of the backend's.
-    pub address: Option<std::net::IpAddr>,
-    /// Port to check instead of the backend's.
-    pub port: Option<u16>,
 }

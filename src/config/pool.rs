@@ -1,4 +1,4 @@
-//! Reads `[pool.NAME]`, its backends and its health check.
+//! Reads `[pool.NAME]` and its backends; its health check has a file of its own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::keys::{BACKEND, HEALTH, POOL};
+use super::health::read_health;
+use super::keys::{BACKEND, POOL};
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
-use super::{Backend, Code, FastOpen, HealthCheck, OnDown, Place, Pool, Problems, RelayPath};
+use super::{Backend, Code, FastOpen, OnDown, Place, Pool, Problems, RelayPath};
 use crate::decide::balance::{Balancer, Member, Method};
-use crate::decide::health::Thresholds;
 use crate::decide::hello::proxy::Version;
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
@@ -158,36 +158,4 @@ fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
     if address.value.port() == 0 {
         problems.add(Code::OutOfRange, address.place.clone(), format!("backend {} has port 0", address.value));
     }
-}
-
-fn read_health(pool: &Section<'_>, problems: &mut Problems) -> Option<HealthCheck> {
-    let warn = |place: Place, problems: &mut Problems| {
-        let message = format!("{} has no health check: live traffic alone decides", pool.title);
-        let hint = if pool.has("health") {
-            "set check = \"tcp\"".to_owned()
-        } else {
-            format!("add [{}.health] with check = \"tcp\"", pool.title.trim_matches(['[', ']']))
-        };
-        problems.add(Code::NoHealthCheck, place, message).hint(hint);
-    };
-    if !pool.has("health") {
-        warn(pool.place.clone(), problems);
-        return None;
-    }
-    let table = pool.table("health", problems)?;
-    let title = format!("[{}.health]", pool.title.trim_matches(['[', ']']));
-    let section = Section::open(&HEALTH, &title, &table.place, table.value, problems);
-    let check = section.word("check", problems);
-    let interval = section.duration("interval", problems).and_then(|time| time.value);
-    let timeout = section.duration("timeout", problems).and_then(|time| time.value);
-    let rise = section.integer("rise", problems);
-    let fall = section.integer("fall", problems);
-    let address = section.address("address", problems).map(|address| address.value);
-    let port = section.integer("port", problems).map(|port| port.value as u16);
-    if check?.value == "off" {
-        warn(table.place.clone(), problems);
-        return None;
-    }
-    let thresholds = Thresholds { rise: rise?.value as u32, fall: fall?.value as u32 };
-    Some(HealthCheck { interval: interval?, timeout: timeout?, thresholds, address, port })
 }

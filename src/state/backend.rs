@@ -8,6 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 
+use super::check::{CertificateFacts, CheckPhase};
 use super::counters::{BackendShard, ConnectError, Padded};
 use crate::decide::health::Health;
 
@@ -79,6 +80,10 @@ pub struct CheckReport {
     pub at: Option<jiff::Timestamp>,
     /// When the next begins.
     pub next_at: Option<jiff::Timestamp>,
+    /// How it went, phase by phase.
+    pub phases: Arc<[CheckPhase]>,
+    /// The certificate that was last shown; a check that did not get so far leaves it.
+    pub certificate: Option<CertificateFacts>,
 }
 
 /// An operator's word and where it came from.
