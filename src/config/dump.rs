@@ -239,21 +239,6 @@ fn passive(pool: &Pool) -> Table {
 }
 
 fn health(check: Option<&HealthCheck>) -> Table {
-    let mut table = Table::new();
-    let Some(check) = check else {
-        set(&mut table, "check", "off");
-        return table;
-    };
-    set(&mut table, "check", "tcp");
-    set(&mut table, "interval", format_duration(check.interval));
-    set(&mut table, "timeout", format_duration(check.timeout));
-    set(&mut table, "rise", i64::from(check.thresholds.rise));
-    set(&mut table, "fall", i64::from(check.thresholds.fall));
-    if let Some(address) = check.address {
-        set(&mut table, "address", address.to_string());
-    }
-    if let Some(port) = check.port {
-        set(&mut table, "port", i64::from(port));
-    }
-    table
+    let off = || [("check".to_owned(), "off".into())].into_iter().collect();
+    check.map_or_else(off, HealthCheck::dump)
 }

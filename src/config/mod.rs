@@ -2,7 +2,9 @@
 //! Reads no file by itself except through [`Sources`], starts nothing, and never guesses.
 
 mod check;
+mod choice;
 mod dump;
+mod health;
 mod keys;
 mod listener;
 mod nearest;
@@ -21,13 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::balance::{KeyPart, Method};
-use crate::decide::health::{Patience, Thresholds};
+use crate::decide::health::Patience;
 use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
 pub use check::check;
 pub use dump::dump;
+pub use health::{CheckKind, ClientCertificate, HealthCheck, Http, Https, Loaded, Tcp, Tls, TlsHello, Trust, Verify};
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
@@ -392,19 +395,4 @@ pub struct Backend {
     pub backup: bool,
     /// Connections at once.
     pub max_connections: Option<u32>,
-}
-
-/// `[pool.NAME.health]` with `check = "tcp"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// Time between checks while nothing changes.
-    pub interval: Duration,
-    /// Time for one check.
-    pub timeout: Duration,
-    /// Results in a row that change the state.
-    pub thresholds: Thresholds,
-    /// Address to check instead of the backend's.
-    pub address: Option<std::net::IpAddr>,
-    /// Port to check instead of the backend's.
-    pub port: Option<u16>,
 }

@@ -1,4 +1,4 @@
-//! Reads `[pool.NAME]`, its backends and its health check.
+//! Reads `[pool.NAME]` and its backends; its health check has a file of its own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::keys::{BACKEND, HASH, HEALTH, PASSIVE, POOL};
+use super::choice::{read_hash, read_passive};
+use super::health::read_health;
+use super::keys::{BACKEND, POOL};
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
-use super::{Backend, Code, FastOpen, HealthCheck, OnDown, Place, Pool, Problems, RelayPath};
-use crate::decide::balance::{Balancer, Hashing, KeyPart, LoadFactor, Member, Method, Table};
-use crate::decide::health::{Patience, Thresholds};
+use super::{Backend, Code, FastOpen, OnDown, Place, Pool, Problems, RelayPath};
+use crate::decide::balance::{Balancer, Hashing, Member, Method};
 use crate::decide::hello::proxy::Version;
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
@@ -197,87 +198,4 @@ fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
     if address.value.port() == 0 {
         problems.add(Code::OutOfRange, address.place.clone(), format!("backend {} has port 0", address.value));
     }
-}
-
-struct Hash {
-    key: Vec<KeyPart>,
-    how: Hashing,
-}
-
-/// Reads `[pool.NAME.hash]`, which is in force without being written.
-fn read_hash(pool: &Section<'_>, problems: &mut Problems) -> Hash {
-    let empty = DeTable::new();
-    let written = if pool.has("hash") { pool.table("hash", problems) } else { None };
-    let table = written.unwrap_or(At { value: &empty, place: pool.place.clone() });
-    let title = format!("[{}.hash]", pool.title.trim_matches(['[', ']']));
-    let section = Section::open(&HASH, &title, &table.place, table.value, problems);
-    let words = section.words("key", problems);
-    if section.is_empty_list("key") {
-        let message = format!("`key` of {title} is empty");
-        problems.add(Code::MissingKey, section.key_place("key"), message).hint("such as key = [\"source\"]");
-    }
-    let part = |word: &&str| KeyPart::ALL.into_iter().find(|part| part.name() == *word);
-    let key: Vec<KeyPart> = words.iter().flat_map(|words| &words.value).filter_map(part).collect();
-    if let Some(twice) = (1..key.len()).find(|place| key[..*place].contains(&key[*place])) {
-        let message = format!("`{}` stands twice in `key` of {title}", key[twice].name());
-        problems.add(Code::DuplicateName, section.key_place("key"), message);
-    }
-    let table = match section.word("table", problems).map(|word| word.value) {
-        Some("ring") => Table::Ring,
-        _ => Table::Maglev,
-    };
-    let bounded_load =
-        section.factor("bounded-load", problems).and_then(|factor| factor.value).and_then(LoadFactor::new);
-    Hash { key, how: Hashing { table, bounded_load } }
-}
-
-/// Reads `[pool.NAME.passive]`, which is in force without being written.
-fn read_passive(pool: &Section<'_>, problems: &mut Problems) -> (Patience, f64) {
-    let empty = DeTable::new();
-    let written = if pool.has("passive") { pool.table("passive", problems) } else { None };
-    let table = written.unwrap_or(At { value: &empty, place: pool.place.clone() });
-    let title = format!("[{}.passive]", pool.title.trim_matches(['[', ']']));
-    let section = Section::open(&PASSIVE, &title, &table.place, table.value, problems);
-    let failures = section.integer("failures", problems).map_or(0, |count| count.value as u32);
-    let eject = section.duration("eject", problems).and_then(|time| time.value).unwrap_or_default();
-    let max_ejected = section.share("max-ejected", problems).map_or(0.0, |share| share.value);
-    if failures == 0 {
-        for key in ["eject", "max-ejected"].into_iter().filter(|key| section.has(key) && section.has("failures")) {
-            let message = format!("`{key}` of {title} has no effect: failures is 0");
-            problems.add(Code::NoEffect, section.key_place(key), message);
-        }
-    }
-    (Patience { failures, eject }, max_ejected)
-}
-
-fn read_health(pool: &Section<'_>, problems: &mut Problems) -> Option<HealthCheck> {
-    let warn = |place: Place, problems: &mut Problems| {
-        let message = format!("{} has no health check: live traffic alone decides", pool.title);
-        let hint = if pool.has("health") {
-            "set check = \"tcp\"".to_owned()
-        } else {
-            format!("add [{}.health] with check = \"tcp\"", pool.title.trim_matches(['[', ']']))
-        };
-        problems.add(Code::NoHealthCheck, place, message).hint(hint);
-    };
-    if !pool.has("health") {
-        warn(pool.place.clone(), problems);
-        return None;
-    }
-    let table = pool.table("health", problems)?;
-    let title = format!("[{}.health]", pool.title.trim_matches(['[', ']']));
-    let section = Section::open(&HEALTH, &title, &table.place, table.value, problems);
-    let check = section.word("check", problems);
-    let interval = section.duration("interval", problems).and_then(|time| time.value);
-    let timeout = section.duration("timeout", problems).and_then(|time| time.value);
-    let rise = section.integer("rise", problems);
-    let fall = section.integer("fall", problems);
-    let address = section.address("address", problems).map(|address| address.value);
-    let port = section.integer("port", problems).map(|port| port.value as u16);
-    if check?.value == "off" {
-        warn(table.place.clone(), problems);
-        return None;
-    }
-    let thresholds = Thresholds { rise: rise?.value as u32, fall: fall?.value as u32 };
-    Some(HealthCheck { interval: interval?, timeout: timeout?, thresholds, address, port })
 }

@@ -72,6 +72,10 @@ codes! {
     BadName = "E018";
     /// A pool too large for its method.
     TooLarge = "E019";
+    /// A file that cannot be read, or has not what it should.
+    Unusable = "E020";
+    /// A setting of a health check that cannot be.
+    BadCheck = "E021";
     /// A route that can never match.
     UnreachableRoute = "W001";
     /// A pool without a health check.

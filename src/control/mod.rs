@@ -2,13 +2,13 @@
 //! metrics, obeys signals. A slow probe, a big scrape or a stuck client of the socket never delays a byte.
 
 mod admin;
+mod checks;
 mod http;
 mod journal;
 mod json_lines;
 mod lifecycle;
 mod log_writer;
 mod metrics;
-mod probe_tcp;
 mod probes;
 mod reload;
 mod socket;

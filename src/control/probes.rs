@@ -1,18 +1,18 @@
 //! Runs health checks: one task per checked backend, all at once at start, then spread by jitter; faster while the
 //! state is changing; at once when live traffic fails. Feeds `decide::health` and carries out what it says.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep_until, timeout};
 
-use super::probe_tcp::{Finding, Verdict, probe};
+use super::checks::{Check, ExpiryWatch, Finding, Target, Verdict};
 use super::{Control, Handle};
 use crate::config::{HealthCheck, OnDown};
 use crate::decide::balance::next_random;
@@ -95,6 +95,7 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
                 backend: Arc::clone(backend),
                 permits: probes.permits_of(pool),
                 checker: RefCell::new(Checker::new(backend.vitals().health)),
+                expiry: Cell::default(),
             };
             let task = spawn_local(probe.run(changes, first)).abort_handle();
             Running { plan, task }
@@ -135,14 +136,17 @@ struct Probe {
     backend: Arc<Backend>,
     permits: Rc<Semaphore>,
     checker: RefCell<Checker>,
+    expiry: Cell<ExpiryWatch>,
 }
 
 impl Probe {
     async fn run(self, mut changes: watch::Receiver<Plan>, mut first: First) {
+        let mut ready = Check::new(&changes.borrow().check.kind);
         let mut dice = Arc::as_ptr(&self.backend) as u64 ^ u64::from(std::process::id());
         loop {
             let plan = changes.borrow_and_update().clone();
-            self.check(&plan).await;
+            ready.update(&plan.check.kind);
+            self.check(&plan, &ready).await;
             first.answered();
             dice = next_random(dice);
             if !self.wait(&plan, &mut changes, dice).await {
@@ -177,17 +181,27 @@ impl Probe {
         base.mul_f64(0.9 + (dice >> 11) as f64 / (1_u64 << 53) as f64 * 0.2)
     }
 
-    async fn check(&self, plan: &Plan) {
+    async fn check(&self, plan: &Plan, ready: &Check) {
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
-        let address = plan.check.address.unwrap_or(self.backend.address.ip());
-        let port = plan.check.port.unwrap_or(self.backend.address.port());
-        let begun = Instant::now();
-        let verdict = probe((address, port).into(), plan.check.timeout, plan.send_proxy).await;
-        self.take(plan, &verdict, begun.elapsed());
+        let verdict = ready.run(&Target::new(&self.backend, &plan.check, plan.send_proxy)).await;
+        self.watch_expiry(&verdict);
+        self.take(plan, verdict);
     }
 
-    fn take(&self, plan: &Plan, verdict: &Verdict, took: Duration) {
+    /// Warns of a certificate that is about to expire.
+    fn watch_expiry(&self, verdict: &Verdict) {
+        let Some(certificate) = &verdict.certificate else { return };
+        let mut watch = self.expiry.get();
+        if let Some(days) = watch.due(certificate.not_after, jiff::Timestamp::now()) {
+            let (pool, backend) = (&*self.backend.pool, &*self.backend.name);
+            let (expires, issuer) = (certificate.not_after, &*certificate.issuer);
+            tracing::warn!(pool, backend, days, %expires, issuer, "certificate of backend expires");
+        }
+        self.expiry.set(watch);
+    }
+
+    fn take(&self, plan: &Plan, verdict: Verdict) {
         let mut checker = self.checker.borrow_mut();
         match verdict.finding {
             Finding::Well => _ = checker.success(plan.check.thresholds),
@@ -205,8 +219,10 @@ impl Probe {
             vitals.check.ok = Some(verdict.finding == Finding::Well);
             vitals.check.reason = verdict.reason;
             vitals.check.detail.clone_from(&verdict.detail);
-            vitals.check.took = took;
+            vitals.check.took = verdict.took;
             vitals.check.at = Some(jiff::Timestamp::now());
+            vitals.check.phases = verdict.phases.into();
+            vitals.check.certificate = verdict.certificate.or(vitals.check.certificate.take());
             if verdict.finding == Finding::Well { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
         });
         self.announce(

@@ -91,7 +91,7 @@ fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
     let timings = backend.timings();
     let check = pool.config.health.as_ref().map(|check| {
         json!({
-            "kind": "tcp",
+            "kind": check.kind.word(),
             "last": vitals.check.ok.map(|ok| if ok { "ok" } else { "failed" }),
             "reason": vitals.check.reason,
             "detail": vitals.check.detail,
@@ -100,7 +100,7 @@ fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
             "next_at": vitals.check.next_at,
             "rise": check.thresholds.rise,
             "fall": check.thresholds.fall,
-            "certificate_expires": null,
+            "certificate_expires": vitals.check.certificate.as_ref().map(|certificate| certificate.not_after),
         })
     });
     let said = vitals.override_.map(|said| {

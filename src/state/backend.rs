@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
+use super::check::{CertificateFacts, CheckPhase};
 use super::counters::{BackendShard, ConnectError, Padded};
 use super::live::LiveSigns;
 use super::places::Taken;
 use crate::decide::health::Health;
-use hdrhistogram::Histogram;
 
 /// What an operator said of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,10 @@ pub struct CheckReport {
     pub at: Option<jiff::Timestamp>,
     /// When the next begins.
     pub next_at: Option<jiff::Timestamp>,
+    /// How it went, phase by phase.
+    pub phases: Arc<[CheckPhase]>,
+    /// The certificate that was last shown; a check that did not get so far leaves it.
+    pub certificate: Option<CertificateFacts>,
 }
 
 /// An operator's word and where it came from.

@@ -2,6 +2,7 @@
 //! Workers read it and write their own counters; the control plane writes the rest. It decides nothing.
 
 mod backend;
+mod check;
 mod counters;
 mod explain;
 mod live;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::decide::limits::{Bucket, SourceRates};
 
 pub use backend::{Admin, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals};
+pub use check::{CertificateFacts, CheckPhase};
 pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
     PoolShard, PoolState, WorkerCounters,

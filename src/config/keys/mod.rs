@@ -4,8 +4,9 @@
 mod listening;
 mod pools;
 
+pub use super::health::HEALTH;
 pub use listening::{GLOBAL, LISTENER, LOG, RELAY, ROOT, ROUTE};
-pub use pools::{BACKEND, HASH, HEALTH, PASSIVE, POOL};
+pub use pools::{BACKEND, HASH, PASSIVE, POOL};
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +84,7 @@ pub struct SectionKeys {
     pub keys: &'static [Key],
 }
 
-pub(super) const fn built(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+pub(crate) const fn built(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
     Key { name, kind, default, doc, status: Status::Built }
 }
 
@@ -91,8 +92,8 @@ pub(super) const fn later(name: &'static str) -> Key {
     Key { name, kind: Kind::Text, default: "", doc: "", status: Status::NotBuilt }
 }
 
-pub(super) const SECOND: u64 = 1000;
-pub(super) const DAY: u64 = 86_400 * SECOND;
+pub(crate) const SECOND: u64 = 1000;
+pub(crate) const DAY: u64 = 86_400 * SECOND;
 
 /// All tables, in the order of a file.
 pub static SECTIONS: &[&SectionKeys] =
@@ -100,10 +101,6 @@ pub static SECTIONS: &[&SectionKeys] =
 
 /// Words that are part of the contract and refused until they work: (key, word).
 pub const WORDS_LATER: &[(&str, &str)] = &[
-    ("check", "tls-hello"),
-    ("check", "tls"),
-    ("check", "http"),
-    ("check", "https"),
     ("check", "postgres"),
     ("check", "mysql"),
     ("check", "redis"),

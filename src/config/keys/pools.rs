@@ -1,4 +1,4 @@
-//! Keys of pools, their backends and their health checks.
+//! Keys of pools and their backends.
 
 use super::{DAY, Kind, SECOND, SectionKeys, built, later};
 
@@ -160,43 +160,6 @@ pub static BACKEND: SectionKeys = SectionKeys {
             "",
             "Connections at once, over all workers, exactly, from the pick on. Default: no limit.",
         ),
-    ],
-};
-
-/// `[pool.NAME.health]`.
-pub static HEALTH: SectionKeys = SectionKeys {
-    heading: "[pool.NAME.health]",
-    keys: &[
-        built(
-            "check",
-            Kind::Word(&["off", "tcp"]),
-            "\"off\"",
-            "tcp: a connection is accepted. off: live traffic alone decides.",
-        ),
-        built(
-            "interval",
-            Kind::Duration(10, DAY),
-            "\"2s\"",
-            "Time between checks, jittered by a tenth; a quarter of it while the state is changing.",
-        ),
-        later("fast-interval"),
-        later("down-interval"),
-        built("timeout", Kind::Duration(1, 600 * SECOND), "\"1s\"", "Time for one check."),
-        built(
-            "rise",
-            Kind::Integer(1, 100),
-            "2",
-            "Successes in a row that bring a backend up again. The very first one is enough by itself.",
-        ),
-        built(
-            "fall",
-            Kind::Integer(1, 100),
-            "3",
-            "Failures in a row, of checks or of connects for clients, that bring it down.",
-        ),
-        built("address", Kind::Address, "", "Address to check instead of the backend's."),
-        built("port", Kind::Integer(1, 65_535), "", "Port to check instead of the backend's."),
-        later("sni"),
     ],
 };
 

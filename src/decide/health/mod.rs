@@ -20,7 +20,7 @@ pub enum Health {
 }
 
 /// How many results in a row change the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thresholds {
     /// Successes in a row that bring a backend up.
     pub rise: u32,

@@ -1,0 +1,25 @@
+//! What checks leave behind for people: how each phase went, and the certificate that was shown.
+
+use std::time::Duration;
+
+/// One phase of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckPhase {
+    /// What was done, in a word or two.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// What was sent and what came back, escaped and cut short.
+    pub evidence: String,
+}
+
+/// A certificate that a backend showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// When it expires.
+    pub not_after: jiff::Timestamp,
+    /// Whom it names, as an X.500 name.
+    pub subject: String,
+    /// Who issued it, likewise.
+    pub issuer: String,
+}
