@@ -185,10 +185,10 @@ impl DataPlane for Workers {
         }
     }
 
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason) {
+    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize) {
         for handle in &self.handles {
             let matching = backend.map_or(Matching::All, |backend| Matching::Backend(Arc::clone(backend)));
-            let _ = handle.commands.send(Command::End(matching, reason));
+            let _ = handle.commands.send(Command::End { matching, reason, most });
         }
     }
 

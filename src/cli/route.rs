@@ -67,7 +67,7 @@ fn offline(globals: &Globals, config: &ConfigArgs, query: &RouteQuery) -> Result
     for (_, backend) in snapshot.backends() {
         backend.change(|vitals| vitals.health = Health::Unchecked);
     }
-    explain(&snapshot, query).map(|explanation| json!(explanation)).map_err(|why| {
+    explain(&snapshot, query, 0).map(|explanation| json!(explanation)).map_err(|why| {
         message(&why);
         Exit::Refused
     })

@@ -91,7 +91,7 @@ pub fn read_pool(
     let user_timeout = section.duration("user-timeout", problems).and_then(|time| time.value);
     let keepalive = section.duration("keepalive", problems).and_then(|time| time.value);
     let slow_start = section.duration("slow-start", problems).and_then(|time| time.value);
-    if slow_start.is_some() && method == Method::ConsistentHash {
+    if slow_start.is_some() && matches!(method, Method::ConsistentHash(_)) {
         let message = format!("`slow-start` of {title} has no effect with consistent-hash: its keys would move");
         problems.add(Code::NoEffect, section.key_place("slow-start"), message);
     }

@@ -11,6 +11,7 @@ use super::status::{self, SessionFilter};
 use super::{Handle, reload, socket};
 use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{Admin, RouteQuery, explain};
+use crate::sys::clock::coarse_ms;
 
 /// Longest request line, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
@@ -119,7 +120,8 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
         }
         "route" => {
             let query = route_query(params)?;
-            let explanation = explain(&control.snapshot(), &query).map_err(|why| Failure::new("bad_params", why))?;
+            let explanation =
+                explain(&control.snapshot(), &query, coarse_ms()).map_err(|why| Failure::new("bad_params", why))?;
             Ok(json!(explanation))
         }
         "reload" => {

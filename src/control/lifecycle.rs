@@ -45,7 +45,7 @@ pub async fn run(
         shared: Arc::clone(&shared),
         source,
         plane: RefCell::new(plane),
-        probes: RefCell::new(Probes::new()),
+        probes: RefCell::new(Probes::default()),
         reloading: tokio::sync::Mutex::new(()),
         stops: stops.clone(),
     });
@@ -186,7 +186,7 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
             () = late => break,
         }
     }
-    control.plane.borrow().end_sessions(None, CloseReason::Shutdown);
+    control.plane.borrow().end_sessions(None, CloseReason::Shutdown, usize::MAX);
     // Sessions that are told to end do so at their next turn; a worker that hangs is left behind.
     if timeout(Duration::from_secs(5), ended(control)).await.is_err() {
         tracing::error!("a worker did not end in time");

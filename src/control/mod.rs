@@ -6,12 +6,15 @@ mod checks;
 mod http;
 mod journal;
 mod json_lines;
+mod keeper;
 mod lifecycle;
 mod log_writer;
 mod metrics;
+mod prober;
 mod probes;
 mod reload;
 mod socket;
+mod standing;
 mod state_file;
 mod status;
 
@@ -58,8 +61,8 @@ pub trait DataPlane {
     fn install(&mut self, snapshot: &Arc<Snapshot>);
     /// Stops accepting; workers end once their sessions have.
     fn leave(&mut self);
-    /// Ends sessions: of one backend, or all.
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason);
+    /// Ends sessions, of one backend or of all; each worker at most so many of those that were not told yet.
+    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize);
     /// Asks every worker for its open sessions; each answers with a list of JSON objects.
     fn list_sessions(&self) -> Vec<oneshot::Receiver<Vec<serde_json::Value>>>;
     /// Whether every worker has ended.

@@ -110,7 +110,7 @@ fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
         for backend in removed {
             // Sessions that are still in their set-up know it, and must not go there any more.
             backend.change(|vitals| vitals.health = Health::Down);
-            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained);
+            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained, usize::MAX);
         }
     };
     match (config.global.removed_sessions, config.global.shutdown_grace) {

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Control;
-use crate::state::{Admin, Backend, ConnectError, Pool, RefusedHello, Standing};
+use crate::state::{Admin, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Standing};
 
 /// How long workers may take to list their sessions.
 const LIST_LIMIT: Duration = Duration::from_secs(2);

@@ -9,9 +9,9 @@ use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
-use crate::decide::balance::{Ask, Load, MemberId, Method, Tried};
+use crate::decide::balance::{Ask, MemberId, Method, Tried};
 use crate::decide::close::CloseReason;
-use crate::state::{HealthIgnored, Places, Turn};
+use crate::state::{HealthIgnored, Places, Room, Turn};
 use crate::sys::clock::coarse_ms;
 
 /// A place at a backend and in its pool: counted from the pick on, given back exactly once, by being dropped.
@@ -182,7 +182,14 @@ impl PoolView {
         let shard = self.brief.shard();
         loop {
             let full = Cell::new(false);
-            let load = |member| self.load(member, ignoring, &full);
+            let load = |member| match self.pool.room(member, ignoring, coarse_ms) {
+                Room::Yes(load) => Some(load),
+                Room::Full => {
+                    full.set(true);
+                    None
+                }
+                Room::Closed => None,
+            };
             let ask = Ask {
                 tried: &wanted.tried,
                 key: wanted.key,
@@ -204,19 +211,5 @@ impl PoolView {
                 return Ok(choice.member);
             }
         }
-    }
-
-    /// What the balancer is told of a member; notes in `full` that one was left out for want of a place.
-    fn load(&self, member: MemberId, ignoring: HealthIgnored, full: &Cell<bool>) -> Option<Load> {
-        let backend = &self.backends[member].backend;
-        if !backend.takes(ignoring) {
-            return None;
-        }
-        let active = backend.active.count();
-        if self.pool.config.backends[member].max_connections.is_some_and(|most| active >= most) {
-            full.set(true);
-            return None;
-        }
-        Some(Load { active, ramp: self.pool.ramp(backend, coarse_ms) })
     }
 }

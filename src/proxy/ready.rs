@@ -16,6 +16,7 @@ use super::connect::start;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::MemberId;
+use crate::state::HealthIgnored;
 use crate::sys::clock::coarse_ms;
 use crate::sys::socket;
 

@@ -49,7 +49,14 @@ pub enum Command {
     /// Take what waits, close the listening sockets, and end once no session is open.
     Leave,
     /// End sessions.
-    End(Matching, CloseReason),
+    End {
+        /// Which.
+        matching: Matching,
+        /// Why.
+        reason: CloseReason,
+        /// How many at most, of those that were not told yet.
+        most: usize,
+    },
     /// Describe open sessions.
     List(oneshot::Sender<Vec<serde_json::Value>>),
     /// Know the other workers.
@@ -187,7 +194,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             () = worker.sessions.until_empty() => break,
             command = inbox.recv() => match command {
                 Some(command) => worker.obey(command),
-                None => worker.end(&Matching::All, CloseReason::Shutdown),
+                None => worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX),
             },
         }
     }
@@ -240,7 +247,7 @@ impl Worker {
     /// Does what needs no listening socket; the rest does not concern a worker that leaves.
     fn obey(&self, command: Command) {
         match command {
-            Command::End(matching, reason) => self.end(&matching, reason),
+            Command::End { matching, reason, most } => self.end(&matching, reason, most),
             // Whoever asked may have gone away.
             Command::List(answer) => drop(answer.send(self.list())),
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
@@ -284,7 +291,8 @@ impl Worker {
         list
     }
 
-    fn end(&self, matching: &Matching, reason: CloseReason) {
+    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) {
+        let mut left = most;
         self.sessions.for_each(|session| {
             let facts = session.facts.borrow();
             let backend = facts.seat.as_ref().map(|seat| &seat.backend().backend);
@@ -293,7 +301,8 @@ impl Worker {
                 Matching::Backend(wanted) => backend.is_some_and(|backend| Arc::ptr_eq(backend, wanted)),
             };
             drop(facts);
-            if meant {
+            if meant && left > 0 && session.ordered().is_none() {
+                left -= 1;
                 session.order(reason);
             }
         });

@@ -25,7 +25,7 @@ pub enum Admin {
 }
 
 /// Health and operator's word together: what the data plane and people see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Standing {
     /// No check; takes connections.

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::backend::Standing;
-use super::snapshot::{Pool, Routed, Snapshot};
-use crate::config::{Access, Protocol};
-use crate::decide::balance::{Method, Tried, Turns, source_key};
+use super::backend::{Backend, HealthIgnored, Standing};
+use super::snapshot::{Pool, Room, Routed, Snapshot};
+use crate::config::{self, Access, Protocol};
+use crate::decide::balance::{Ask, KeyFacts, MemberId, Method, PassedOver, Tried, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
 use crate::decide::route::Question;
@@ -59,6 +59,10 @@ pub struct Explanation {
     pub pool: Option<String>,
     /// How the pool chooses.
     pub balance: Option<&'static str>,
+    /// What a hashed pool makes of the connection.
+    pub key: Option<String>,
+    /// Backends in the order in which they would be tried.
+    pub order: Vec<String>,
     /// The backend that would be tried first.
     pub backend: Option<String>,
     /// The `end` that the record would have, when the connection is refused.
@@ -66,23 +70,23 @@ pub struct Explanation {
     /// Why, in words.
     pub reason: Option<String>,
     /// Every other backend and why it is not the first.
-    pub others: Vec<PassedOver>,
+    pub others: Vec<OtherBackend>,
 }
 
 /// A backend that is not the first choice.
 #[derive(Clone, Debug, Serialize)]
-pub struct PassedOver {
+pub struct OtherBackend {
     /// Its name.
     pub backend: String,
     /// Why.
     pub why: String,
 }
 
-/// Explains a connection.
+/// Explains a connection at `now_ms` on the coarse clock.
 ///
 /// # Errors
 /// When the listener does not exist or the server name is none.
-pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, String> {
+pub fn explain(snapshot: &Snapshot, query: &RouteQuery, now_ms: u64) -> Result<Explanation, String> {
     let Some(listener) = snapshot.listener_named(&query.listener) else {
         let names: Vec<&str> = snapshot.listeners.iter().map(|listener| &*listener.config.name).collect();
         return Err(format!("no listener is called `{}`; there are: {}", query.listener, names.join(", ")));
@@ -96,6 +100,8 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
         rule: None,
         pool: None,
         balance: None,
+        key: None,
+        order: Vec::new(),
         backend: None,
         refused: None,
         reason: None,
@@ -135,11 +141,11 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
     match routed {
         Routed::ByRule(rule, pool) => {
             answer.rule = Some(listener.origin(rule).to_owned());
-            explain_pool(&snapshot.pools[pool], query, &mut answer);
+            explain_pool(&snapshot.pools[pool], query, now_ms, &mut answer);
         }
         Routed::ByDefault(pool) => {
             answer.rule = Some("default".to_owned());
-            explain_pool(&snapshot.pools[pool], query, &mut answer);
+            explain_pool(&snapshot.pools[pool], query, now_ms, &mut answer);
         }
         Routed::Rejected(rule, _) => {
             answer.rule = Some(listener.origin(rule).to_owned());
@@ -154,37 +160,87 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
     Ok(answer)
 }
 
-fn explain_pool(pool: &Pool, query: &RouteQuery, answer: &mut Explanation) {
-    answer.pool = Some(pool.config.name.to_string());
-    answer.balance = Some(pool.config.method.name());
-    let key = source_key(query.from);
-    let mut turns = Turns::new(pool.backends.len(), 0);
-    let load = |member: usize| pool.backends[member].load();
-    let pick = pool.balancer.next(&load, &Tried::default(), key, 0, &mut turns);
-    if pick.is_none() {
-        answer.refused = Some(CloseReason::NoBackend.name());
-        answer.reason = Some(format!("no backend of pool `{}` takes connections", pool.config.name));
+fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Explanation) {
+    let config = &pool.config;
+    answer.pool = Some(config.name.to_string());
+    answer.balance = Some(config.method.name());
+    let alpn = AlpnList::encode(query.alpn.iter().map(String::as_bytes));
+    let sni = query.sni.as_deref().and_then(|name| ServerName::from_wire(name.as_bytes()).ok().flatten());
+    let facts =
+        KeyFacts { source: query.from, sni: sni.as_ref().map(ServerName::as_str), alpn: &alpn, destination: None };
+    let mut key = None;
+    if matches!(config.method, Method::ConsistentHash(_)) {
+        key = hash_key(&config.hash_key, &facts);
+        let parts: Vec<&str> = config.hash_key.iter().map(|part| part.name()).collect();
+        answer.key = Some(match key {
+            Some(key) => format!("{} = {key:016x}", parts.join("+")),
+            None => format!("{}: nothing to hash, by least connections", parts.join("+")),
+        });
     }
-    answer.backend = pick.map(|member| pool.backends[member].name.to_string());
-    for (member, backend) in pool.backends.iter().enumerate().filter(|(member, _)| pick != Some(*member)) {
-        let config = &pool.config.backends[member];
-        let vitals = backend.vitals();
-        let why = match backend.standing() {
-            Standing::Down if vitals.check.ok.is_none() => "not checked yet".to_owned(),
-            Standing::Down => format!("down since {}: {}", vitals.since.strftime("%FT%TZ"), vitals.check.detail),
-            Standing::Draining => "draining by an operator's word".to_owned(),
-            Standing::Disabled => "disabled by an operator's word".to_owned(),
-            Standing::Up | Standing::Unchecked if config.weight == 0 => "weight 0".to_owned(),
-            Standing::Up | Standing::Unchecked => match pool.config.method {
-                _ if config.backup => "backup".to_owned(),
-                Method::LeastConnections => {
-                    format!("next in line: {} connections at weight {}", backend.load().unwrap_or(0), config.weight)
-                }
-                Method::RoundRobin => "next in line: another one's turn".to_owned(),
-                Method::RandomTwo => "next in line: not drawn, or the heavier of two".to_owned(),
-                Method::ConsistentHash => "next in line: another one owns the key".to_owned(),
-            },
-        };
-        answer.others.push(PassedOver { backend: backend.name.to_string(), why });
+    let ignoring = pool.state.places.health_ignored();
+    let load = |member| match pool.room(member, ignoring, || now_ms) {
+        Room::Yes(load) => Some(load),
+        Room::Full | Room::Closed => None,
+    };
+    let tried = Tried::default();
+    let ask = Ask { tried: &tried, key, random: 0, totals: pool.state.places.totals_with_one_more() };
+    let explained = pool.balancer.explain(&load, &ask, &pool.balancer.turns(0));
+    let name = |member: MemberId| pool.backends[member].name.to_string();
+    answer.order = explained.order.iter().map(|choice| name(choice.member)).collect();
+    answer.backend = answer.order.first().cloned();
+    if ignoring == HealthIgnored::Yes {
+        answer.reason = Some("too little is healthy: health is ignored (panic-threshold)".to_owned());
+    }
+    let full = |member: &(MemberId, PassedOver)| pool.room(member.0, ignoring, || now_ms) == Room::Full;
+    if answer.backend.is_none() {
+        let is_full = explained.passed_over.iter().any(full);
+        let reason = if is_full { CloseReason::LimitReached } else { CloseReason::NoBackend };
+        answer.refused = Some(reason.name());
+        let what = if is_full { "has a place left" } else { "takes connections" };
+        answer.reason = Some(format!("no backend of pool `{}` {what}", config.name));
+    }
+    answer.others = explained
+        .passed_over
+        .into_iter()
+        .map(|(member, why)| OtherBackend { backend: name(member), why: why_not(pool, member, why) })
+        .collect();
+}
+
+fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {
+    let (backend, config) = (&pool.backends[member], &pool.config.backends[member]);
+    let active = backend.active.count();
+    match why {
+        PassedOver::WeightZero => "weight 0".to_owned(),
+        PassedOver::NotTaking => not_taking(backend, config),
+        PassedOver::Tried => "tried already".to_owned(),
+        PassedOver::Backup => "backup".to_owned(),
+        PassedOver::AboveBound { load, cap } => {
+            format!("above the load bound: {load} connections, at most {cap} with this one")
+        }
+        PassedOver::Later => match pool.config.method {
+            Method::LeastConnections => {
+                format!("next in line: {active} connections at weight {}", config.weight)
+            }
+            Method::RoundRobin => "next in line: another one's turn".to_owned(),
+            Method::RandomTwo => "next in line: not drawn, or the heavier of two".to_owned(),
+            Method::ConsistentHash(_) => "next in line: another one owns the key".to_owned(),
+        },
+    }
+}
+
+fn not_taking(backend: &Backend, config: &config::Backend) -> String {
+    let vitals = backend.vitals();
+    let since = vitals.since.strftime("%FT%TZ");
+    match (backend.standing(), vitals.ejection) {
+        (Standing::Down, _) if vitals.check.ok.is_none() => "not checked yet".to_owned(),
+        (Standing::Down, _) => format!("down since {since}: {}", vitals.check.detail),
+        (Standing::Ejected, Some(ejection)) => {
+            format!("ejected until {}: {}", ejection.until.strftime("%FT%TZ"), ejection.detail)
+        }
+        (Standing::Draining, _) => "draining by an operator's word".to_owned(),
+        (Standing::Disabled, _) => "disabled by an operator's word".to_owned(),
+        (Standing::Up | Standing::Unchecked | Standing::Ejected, _) => {
+            format!("at its limit: {} of {} connections", backend.active.count(), config.max_connections.unwrap_or(0))
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod backend;
 mod check;
 mod counters;
+mod events;
 mod explain;
 mod live;
 mod log;
@@ -25,12 +26,13 @@ pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
     PoolShard, PoolState, WorkerCounters,
 };
+pub use events::{Cause, Event, Events, Evidence};
 pub use explain::{Explanation, RouteQuery, explain};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
-pub use snapshot::{Listener, Pool, Routed, Snapshot};
+pub use snapshot::{Listener, Pool, Room, Routed, Snapshot};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub struct Shared {
     pub workers: Box<[Padded<WorkerCounters>]>,
     /// The log.
     pub log: LogSink,
+    /// What happened to backends and pools.
+    pub events: Events,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
     cancels: Mutex<Cancels>,
@@ -120,6 +124,7 @@ impl Shared {
             active: Padded::default(),
             workers: (0..workers).map(|_| Padded::default()).collect(),
             log,
+            events: Events::default(),
             reloads: Mutex::default(),
             cancels: Mutex::new(Cancels {
                 by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),

@@ -78,6 +78,13 @@ impl Places {
         [others, Totals { active: backups, weight: of_backups }]
     }
 
+    /// The same for a connection that is not counted yet.
+    pub fn totals_with_one_more(&self) -> [Totals; 2] {
+        let [mut others, backups] = self.totals();
+        others.active = u64::from(self.taken.count()).saturating_sub(backups.active);
+        [others, backups]
+    }
+
     /// How many wait for a place.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::SeqCst)

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::backend::Backend;
+use super::backend::{Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
 use crate::config::{self, Config, PoolId, Reject, RouteTarget};
-use crate::decide::balance::{Balancer, Member, Ramp, TableError};
+use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
 use crate::decide::health::Health;
 use crate::decide::hello::FirstBytes;
 use crate::decide::route::{Miss, Question, RouteTable, RuleId};
@@ -89,8 +89,32 @@ pub struct Pool {
     pub state: Arc<PoolState>,
 }
 
+/// What a backend can do for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It takes it.
+    Yes(Load),
+    /// It has its `max-connections`.
+    Full,
+    /// It takes no new ones.
+    Closed,
+}
+
 impl Pool {
-    /// The share of its weight that a backend counts with now. The clock is read only for one that is fresh.
+    /// What a member can do for a new connection. The clock is read only for one that is fresh.
+    pub fn room(&self, member: MemberId, ignoring: HealthIgnored, now_ms: impl Fn() -> u64) -> Room {
+        let backend = &self.backends[member];
+        if !backend.takes(ignoring) {
+            return Room::Closed;
+        }
+        let active = backend.active.count();
+        if self.config.backends[member].max_connections.is_some_and(|most| active >= most) {
+            return Room::Full;
+        }
+        Room::Yes(Load { active, ramp: self.ramp(backend, now_ms) })
+    }
+
+    /// The share of its weight that a backend counts with now.
     pub fn ramp(&self, backend: &Backend, now_ms: impl Fn() -> u64) -> Ramp {
         match (self.config.slow_start, backend.back_since_ms()) {
             (Some(window), Some(since)) => Ramp::since(now_ms().saturating_sub(since), window.as_millis() as u64),

@@ -1,6 +1,6 @@
 //! Keys of pools and their backends.
 
-use super::{DAY, Kind, SECOND, SectionKeys, built, later};
+use super::{DAY, Kind, SECOND, SectionKeys, built};
 
 /// `[pool.NAME]`.
 pub static POOL: SectionKeys = SectionKeys {

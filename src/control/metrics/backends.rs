@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Buckets, Writer, seconds};
-use crate::state::{Backend, ConnectError, Snapshot, Standing, Timings};
+use crate::state::{Backend, ConnectError, HealthIgnored, Snapshot, Standing, Timings};
 
 /// Bounds in seconds for connects and first bytes, which are short.
 const SHORT_SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];

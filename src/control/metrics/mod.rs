@@ -253,9 +253,8 @@ fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
     let sum = |shards: &[crate::state::Padded<PoolShard>], counter: &dyn Fn(&PoolShard) -> u64| -> u64 {
         shards.iter().map(|shard| counter(shard)).sum()
     };
-    let active = |backends: &[Arc<Backend>]| -> f64 {
-        backends.iter().map(|backend| f64::from(backend.active.load(Ordering::Relaxed))).sum()
-    };
+    let active =
+        |backends: &[Arc<Backend>]| -> f64 { backends.iter().map(|backend| f64::from(backend.active.count())).sum() };
     let rows = all.iter().map(|pool| (label(&pool.config.name), active(&pool.backends)));
     out.gauges("pool_connections_active", "Connections that backends of the pool have now", rows)?;
     let rows = all.iter().map(|pool| (label(&pool.config.name), sum(&pool.state.shards, &|shard| shard.total.get())));

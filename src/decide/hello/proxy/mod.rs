@@ -20,7 +20,7 @@ pub const MOST_V1: usize = 107;
 pub const MOST_V2: usize = 4096;
 
 /// Version of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
     /// One line of text.
     V1,

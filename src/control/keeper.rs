@@ -1,0 +1,254 @@
+//! Keeps what is known of one backend: takes verdicts of checks and signs of live traffic, feeds `decide::health` with
+//! them, and carries out what it says. It makes no checks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::checks::{Finding, Verdict};
+use super::prober::Prober;
+use super::standing::{Change, follow};
+use super::{Control, Handle};
+use crate::config::CheckKind;
+use crate::decide::health::{Checker, Ejection, Ejector, Ground, Health, Sign, Spare};
+use crate::state::{Backend, Cause, EjectionReport, Evidence, HealthIgnored, Pool, Standing};
+use crate::sys::clock::coarse_ms;
+
+/// One backend.
+pub struct Keeper {
+    control: Weak<Control>,
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Its pool, as the generation in force has it.
+    pool: RefCell<Arc<Pool>>,
+    checker: RefCell<Checker>,
+    ejector: RefCell<Ejector>,
+    /// Checks that spoke for it in a row while it was ejected.
+    well_while_ejected: Cell<u32>,
+    /// Who checks it.
+    prober: RefCell<Weak<Prober>>,
+    /// Rung when a deadline may have changed.
+    look: Notify,
+}
+
+/// How soon the next check is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pace {
+    /// The state is changing.
+    Fast,
+    /// Down.
+    Down,
+    /// Steady.
+    Steady,
+}
+
+impl Keeper {
+    /// Begins with what is known of the backend.
+    pub fn new(control: &Handle, pool: &Arc<Pool>, backend: &Arc<Backend>) -> Rc<Self> {
+        Rc::new(Self {
+            control: Rc::downgrade(control),
+            backend: Arc::clone(backend),
+            pool: RefCell::new(Arc::clone(pool)),
+            checker: RefCell::new(Checker::new(backend.vitals().health)),
+            ejector: RefCell::default(),
+            well_while_ejected: Cell::new(0),
+            prober: RefCell::default(),
+            look: Notify::new(),
+        })
+    }
+
+    /// Goes on under a new generation. A check that changed starts over from what is known.
+    pub fn go_on(&self, pool: &Arc<Pool>) {
+        let old = self.pool.replace(Arc::clone(pool));
+        if old.config.health != pool.config.health {
+            *self.checker.borrow_mut() = Checker::new(self.backend.vitals().health);
+        }
+        self.look.notify_one();
+    }
+
+    /// Says who checks it from now on.
+    pub fn checked_by(&self, prober: Weak<Prober>) {
+        *self.prober.borrow_mut() = prober;
+    }
+
+    /// Watches live traffic and the end of ejections; runs until it is dropped.
+    pub async fn watch(self: Rc<Self>) {
+        loop {
+            let ejection = self.ejector.borrow().ejection();
+            let over = async {
+                match ejection {
+                    // The coarse clock lags by some milliseconds.
+                    Some(Ejection { until_ms, .. }) => {
+                        sleep(Duration::from_millis(until_ms.saturating_sub(coarse_ms()) + 4)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.backend.live.news() => self.take_signs(),
+                () = over => {
+                    let over = self.ejector.borrow_mut().tick(coarse_ms());
+                    self.return_from(over, Cause::Clock, "the ejection is over");
+                }
+                () = self.look.notified() => {}
+            }
+        }
+    }
+
+    /// How soon it wants to be checked again.
+    pub fn pace(&self) -> Pace {
+        let checker = self.checker.borrow();
+        if checker.is_changing() {
+            Pace::Fast
+        } else if checker.health() == Health::Down {
+            Pace::Down
+        } else {
+            Pace::Steady
+        }
+    }
+
+    /// Takes what a check found.
+    pub fn take_verdict(&self, verdict: &Verdict) {
+        let pool = Arc::clone(&self.pool.borrow());
+        let Some(check) = &pool.config.health else { return };
+        let mut checker = self.checker.borrow_mut();
+        match verdict.finding {
+            Finding::Well => _ = checker.success(check.thresholds),
+            Finding::Unwell => _ = checker.failure(1, check.thresholds),
+            Finding::Nothing => {}
+        }
+        let health = checker.health();
+        drop(checker);
+        let first = self.backend.vitals().check.ok.is_none();
+        let changed = self.backend.change(|vitals| {
+            vitals.health = health;
+            let report = &mut vitals.check;
+            report.ok = Some(verdict.finding == Finding::Well);
+            report.reason = verdict.reason;
+            report.detail.clone_from(&verdict.detail);
+            report.took = verdict.took;
+            report.at = Some(jiff::Timestamp::now());
+            report.phases = verdict.phases.clone().into();
+            if let Some(certificate) = &verdict.certificate {
+                report.certificate = Some(certificate.clone());
+            }
+            if verdict.finding == Finding::Well { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
+        });
+        if let Some(states) = changed {
+            let evidence = verdict.phases.iter().map(|phase| Evidence {
+                phase: phase.name,
+                took_ms: phase.took.as_micros() as f64 / 1000.0,
+                seen: phase.evidence.clone(),
+            });
+            self.announce(Change {
+                states,
+                from: first.then_some("unknown"),
+                by: Cause::Check,
+                reason: verdict.reason,
+                detail: &verdict.detail,
+                evidence: evidence.collect(),
+            });
+        }
+        self.weigh_ejection(&check.kind, verdict.finding, check.thresholds.rise);
+    }
+
+    /// Ends an ejection before its time when checks that hear the server speak find it well. That a connection is
+    /// accepted says nothing against what live traffic saw.
+    fn weigh_ejection(&self, kind: &CheckKind, finding: Finding, rise: u32) {
+        let proves = kind.hears_the_server();
+        let well = if finding == Finding::Well { self.well_while_ejected.get() + 1 } else { 0 };
+        self.well_while_ejected.set(well);
+        if proves && well >= rise && self.ejector.borrow().ejection().is_some() {
+            let over = self.ejector.borrow_mut().end(coarse_ms());
+            self.return_from(over, Cause::Check, &format!("{well} checks in a row found it well"));
+        }
+    }
+
+    /// Takes what live traffic shows. Failures count like those of checks, and bring the next check forward.
+    fn take_signs(&self) {
+        let pool = Arc::clone(&self.pool.borrow());
+        let mut doubtful = false;
+        for seen in self.backend.live.take() {
+            doubtful |= seen.sign != Sign::Well;
+            if let (Sign::Failure, Some(check)) = (seen.sign, &pool.config.health) {
+                self.count_failure(check.thresholds, &seen.detail);
+            }
+            let spare = self.spare(&pool);
+            let ejection = self.ejector.borrow_mut().take(seen.sign, coarse_ms(), pool.config.patience, spare);
+            if let Some(ejection) = ejection {
+                self.eject(ejection, &seen.detail);
+            }
+        }
+        if doubtful && let Some(prober) = self.prober.borrow().upgrade() {
+            prober.hurry();
+        }
+    }
+
+    fn count_failure(&self, thresholds: crate::decide::health::Thresholds, seen: &str) {
+        let mut checker = self.checker.borrow_mut();
+        let Some(health) = checker.failure(1, thresholds) else { return };
+        drop(checker);
+        let detail = format!("live traffic: {seen}; {} failures in a row", thresholds.fall);
+        let changed = self.backend.change(|vitals| {
+            vitals.health = health;
+            vitals.check.reason = "live";
+            vitals.check.detail.clone_from(&detail);
+        });
+        self.announce_live(changed, "live", &detail);
+    }
+
+    /// Whether the pool can do without it: another one takes connections, and not too many are ejected.
+    fn spare(&self, pool: &Pool) -> Spare {
+        let others = || pool.backends.iter().filter(|other| !Arc::ptr_eq(other, &self.backend));
+        let ejected = others().filter(|other| other.standing() == Standing::Ejected).count();
+        let most = (pool.config.max_ejected * pool.backends.len() as f64).floor().max(1.0) as usize;
+        let remains = others().any(|other| other.takes(HealthIgnored::No));
+        if remains && ejected < most { Spare::Yes } else { Spare::No }
+    }
+
+    fn eject(&self, ejection: Ejection, seen: &str) {
+        self.well_while_ejected.set(0);
+        let length = Duration::from_millis(ejection.until_ms.saturating_sub(coarse_ms()));
+        let why = match ejection.ground {
+            Ground::Failures => "failures in a row",
+            Ground::RefusedHellos => "hellos of different clients were refused",
+        };
+        let detail =
+            format!("{why}, the last: {seen}; for {} s, ejection {} in a row", length.as_secs(), ejection.in_a_row);
+        let until = jiff::Timestamp::now().checked_add(length).unwrap_or(jiff::Timestamp::MAX);
+        let changed = self.backend.change(|vitals| {
+            vitals.ejections += 1;
+            vitals.ejection = Some(EjectionReport { until, in_a_row: ejection.in_a_row, detail: detail.clone() });
+        });
+        self.announce_live(changed, "ejected", &detail);
+    }
+
+    fn return_from(&self, over: Option<Ejection>, by: Cause, detail: &str) {
+        let Some(over) = over else { return };
+        if over.ground == Ground::RefusedHellos {
+            // If it serves now, the ejection was a mistake.
+            self.backend.live.listen_for_success();
+        }
+        self.look.notify_one();
+        if let Some(states) = self.backend.change(|vitals| vitals.ejection = None) {
+            self.announce(Change { states, from: None, by, reason: "returned", detail, evidence: Vec::new() });
+        }
+    }
+
+    fn announce_live(&self, changed: Option<(Standing, Standing)>, reason: &str, detail: &str) {
+        if let Some(states) = changed {
+            self.announce(Change { states, from: None, by: Cause::Live, reason, detail, evidence: Vec::new() });
+        }
+    }
+
+    fn announce(&self, change: Change<'_>) {
+        if let Some(control) = self.control.upgrade() {
+            let pool = Arc::clone(&self.pool.borrow());
+            follow(&control, &pool, &self.backend, change);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What follows when a backend's state changes: the event, the log, the pool's sums and its panic, slow start, and the
+//! sessions of a backend that went down. It decides nothing about states.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::Handle;
+use crate::config::OnDown;
+use crate::decide::balance::Ramp;
+use crate::decide::close::CloseReason;
+use crate::state::{Backend, Cause, Event, Evidence, HealthIgnored, Pool, Snapshot, Standing};
+use crate::sys::clock::coarse_ms;
+
+/// Sessions of a backend that went down that each worker resets at once, and the pause after them: about a thousand a
+/// second, so that its clients do not all come back in the same moment. Chosen.
+const RESET_AT_ONCE: usize = 50;
+const RESET_PAUSE: Duration = Duration::from_millis(50);
+
+/// A change and its reasons.
+pub struct Change<'a> {
+    /// The state before and after.
+    pub states: (Standing, Standing),
+    /// Name of the state before, where it says more than the state.
+    pub from: Option<&'a str>,
+    /// What brought it about.
+    pub by: Cause,
+    /// Why, in a word.
+    pub reason: &'a str,
+    /// Why, in a sentence.
+    pub detail: &'a str,
+    /// How the check went.
+    pub evidence: Vec<Evidence>,
+}
+
+/// Carries out what follows from a change.
+pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Change<'_>) {
+    let Change { states: (old, new), from, by, reason, detail, evidence } = change;
+    let (pool_name, name) = (&*backend.pool, &*backend.name);
+    let from = from.unwrap_or(old.name());
+    if matches!(new, Standing::Down | Standing::Ejected) {
+        tracing::warn!(pool = pool_name, backend = name, from, to = new.name(), detail, "backend changed");
+    } else {
+        tracing::info!(pool = pool_name, backend = name, from, to = new.name(), detail, "backend changed");
+    }
+    control.shared.events.add(Event {
+        id: 0,
+        time: jiff::Timestamp::now(),
+        pool: pool_name.to_owned(),
+        backend: Some(name.to_owned()),
+        from: from.to_owned(),
+        to: new.name().to_owned(),
+        by,
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
+        evidence,
+    });
+    let took = |standing: Standing| standing <= Standing::Up;
+    if took(new) && !took(old) {
+        backend.set_back_since(has_settled_others(pool, backend).then(coarse_ms));
+    }
+    sum_up(control, pool);
+    if new == Standing::Down && pool.config.on_down == OnDown::Close {
+        let (control, backend) = (Handle::clone(control), Arc::clone(backend));
+        spawn_local(async move { reset_sessions(&control, &backend).await });
+    }
+}
+
+/// Whether another backend of the pool has taken connections for as long as a slow start takes: without any, all are
+/// new, and none needs to be spared.
+fn has_settled_others(pool: &Pool, backend: &Arc<Backend>) -> bool {
+    let Some(window) = pool.config.slow_start else { return false };
+    let now = jiff::Timestamp::now();
+    pool.backends.iter().filter(|other| !Arc::ptr_eq(other, backend)).any(|other| {
+        let since = other.vitals().since;
+        other.takes(HealthIgnored::No)
+            && pool.ramp(other, coarse_ms) == Ramp::FULL
+            && now.duration_since(since).unsigned_abs() >= window
+    })
+}
+
+/// Resets the sessions of a backend little by little, as long as it is down.
+async fn reset_sessions(control: &Handle, backend: &Arc<Backend>) {
+    while backend.standing() == Standing::Down && backend.active.count() > 0 {
+        control.plane.borrow().end_sessions(Some(backend), CloseReason::BackendDown, RESET_AT_ONCE);
+        sleep(RESET_PAUSE).await;
+    }
+}
+
+/// Sums up every pool of a snapshot.
+pub fn sum_up_all(control: &Handle, snapshot: &Snapshot) {
+    for pool in &snapshot.pools {
+        sum_up(control, pool);
+    }
+}
+
+/// Works out what the data plane is told of a pool as a whole, and calls those who wait: a place may be there now.
+pub fn sum_up(control: &Handle, pool: &Pool) {
+    let places = &pool.state.places;
+    let members = || pool.backends.iter().zip(&pool.config.backends);
+    // What an operator has taken away is not ill.
+    let can_serve = |backend: &Backend| backend.takes(HealthIgnored::Yes);
+    let sum = |backup: bool, counts: &dyn Fn(&Backend) -> bool| -> u64 {
+        members()
+            .filter(|(backend, config)| config.backup == backup && counts(backend))
+            .map(|(_, config)| u64::from(config.weight))
+            .sum()
+    };
+    let healthy = sum(false, &|backend| backend.takes(HealthIgnored::No));
+    let all = sum(false, &can_serve);
+    let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64;
+    let ignoring = if panics { HealthIgnored::Yes } else { HealthIgnored::No };
+    for (tier, weight) in places.weights.iter().enumerate() {
+        weight.store(sum(tier == 1, &|backend| backend.takes(ignoring)), Ordering::Relaxed);
+    }
+    if places.panic.swap(panics, Ordering::Relaxed) != panics {
+        tell_of_panic(control, pool, panics, healthy as f64 / all.max(1) as f64);
+    }
+    places.call();
+}
+
+fn tell_of_panic(control: &Handle, pool: &Pool, panics: bool, share: f64) {
+    let threshold = pool.config.panic_threshold;
+    let (from, to) = if panics { ("normal", "panic") } else { ("panic", "normal") };
+    let detail =
+        format!("{:.0} % of the weight is healthy, panic-threshold is {:.0} %", share * 100.0, threshold * 100.0);
+    let name = &*pool.config.name;
+    if panics {
+        tracing::warn!(pool = name, detail, "health is ignored");
+    } else {
+        tracing::info!(pool = name, detail, "health counts again");
+    }
+    control.shared.events.add(Event {
+        id: 0,
+        time: jiff::Timestamp::now(),
+        pool: name.to_owned(),
+        backend: None,
+        from: from.to_owned(),
+        to: to.to_owned(),
+        by: Cause::Check,
+        reason: "panic".to_owned(),
+        detail,
+        evidence: Vec::new(),
+    });
+}

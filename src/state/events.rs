@@ -1,0 +1,127 @@
+//! What happened to backends and pools, for people who ask: the last events, with reason and evidence. The log has the
+//! same; here they can be asked for.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// Events that are kept. Chosen: a rack of backends going down and up again, some hundred kilobytes at most.
+const MOST: usize = 1000;
+
+/// One event.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Counts up from 1 as long as the process runs.
+    pub id: u64,
+    /// When.
+    pub time: jiff::Timestamp,
+    /// The pool.
+    pub pool: String,
+    /// The backend; `None` when the pool as a whole is meant.
+    pub backend: Option<String>,
+    /// The state before.
+    pub from: String,
+    /// The state from now on.
+    pub to: String,
+    /// What brought it about.
+    pub by: Cause,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub detail: String,
+    /// What was sent, what came back and how long it took, where a check was the cause.
+    pub evidence: Vec<Evidence>,
+}
+
+/// What brings a change about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// A health check.
+    Check,
+    /// Live traffic.
+    Live,
+    /// An operator.
+    Operator,
+    /// An ejection that is over.
+    Clock,
+    /// A health check that spoke for the backend: an agent.
+    Agent,
+}
+
+/// One phase of a check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evidence {
+    /// The phase.
+    pub phase: &'static str,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// The last events, the oldest first.
+#[derive(Debug, Default)]
+pub struct Events(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    events: VecDeque<Event>,
+    next: u64,
+}
+
+impl Events {
+    /// Keeps an event and gives it its number.
+    pub fn add(&self, mut event: Event) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.next += 1;
+        event.id = kept.next;
+        if kept.events.len() == MOST {
+            kept.events.pop_front();
+        }
+        kept.events.push_back(event);
+    }
+
+    /// Those after number `after`, of one pool or all, at most `most` of the last ones.
+    pub fn since(&self, after: u64, pool: Option<&str>, most: usize) -> Vec<Event> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let meant = kept.events.iter().rev().take_while(|event| event.id > after);
+        let mut found: Vec<Event> =
+            meant.filter(|event| pool.is_none_or(|pool| event.pool == pool)).take(most).cloned().collect();
+        found.reverse();
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(pool: &str) -> Event {
+        Event {
+            id: 0,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            pool: pool.to_owned(),
+            backend: None,
+            from: "up".to_owned(),
+            to: "down".to_owned(),
+            by: Cause::Check,
+            reason: String::new(),
+            detail: String::new(),
+            evidence: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn events_are_numbered_bounded_and_found_by_pool() {
+        let events = Events::default();
+        for number in 0..MOST + 10 {
+            events.add(event(if number % 2 == 0 { "even" } else { "odd" }));
+        }
+        let ids = |found: Vec<Event>| found.iter().map(|event| event.id).collect::<Vec<_>>();
+        assert_eq!(ids(events.since(0, None, usize::MAX)).first(), Some(&11), "the oldest are gone");
+        assert_eq!(ids(events.since(1007, None, 10)), [1008, 1009, 1010]);
+        assert_eq!(ids(events.since(0, Some("odd"), 2)), [1008, 1010]);
+    }
+}
