@@ -98,6 +98,16 @@ enum CliCommand {
         #[arg(long, default_value_t = 1000)]
         limit: u64,
     },
+    /// Show the last changes of backends and pools, with reason and evidence, the oldest first.
+    #[command(after_help = "Examples:\n  sluice events\n  sluice events --pool shop --limit 10 --json")]
+    Events {
+        /// Only of this pool.
+        #[arg(long)]
+        pool: Option<String>,
+        /// Only the last so many.
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
     /// Show the last refused first bytes: why, and in which segments and records they came.
     #[command(after_help = "Examples:\n  sluice refused\n  sluice refused https --json")]
     Refused {
@@ -190,6 +200,7 @@ pub fn main() -> ExitCode {
         CliCommand::Status => show::status(globals),
         CliCommand::Backends { pool } => show::backends(globals, pool.as_deref()),
         CliCommand::Sessions { backend, sni, limit } => show::sessions(globals, backend, sni, limit),
+        CliCommand::Events { pool, limit } => show::events(globals, pool.as_deref(), limit),
         CliCommand::Refused { listener } => show::refused(globals, listener.as_deref()),
         CliCommand::Hello(args) => hello::hello(globals, &args),
         CliCommand::Drain { backend } => show::change(globals, "drain", &backend),

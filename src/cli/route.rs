@@ -82,6 +82,7 @@ pub fn words(explanation: &Value) -> String {
         ("rule", "rule"),
         ("pool", "pool"),
         ("balance", "balance"),
+        ("key", "key"),
         ("backend", "backend"),
         ("refused", "refused"),
         ("reason", "reason"),
@@ -89,6 +90,10 @@ pub fn words(explanation: &Value) -> String {
         if let Some(value) = explanation[key].as_str() {
             let _ = writeln!(text, "{label:<9} {value}");
         }
+    }
+    let order: Vec<&str> = explanation["order"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if order.len() > 1 {
+        let _ = writeln!(text, "then      {}", order[1..].join(", "));
     }
     for other in explanation["others"].as_array().into_iter().flatten() {
         let field = |key: &str| other[key].as_str().unwrap_or_default();

@@ -64,7 +64,7 @@ pub fn status(globals: &Globals) -> Exit {
                 text(&row["pool"]),
                 text(&row["balance"]),
                 (count("up") + count("unchecked")).to_string(),
-                count("down").to_string(),
+                (count("down") + count("ejected")).to_string(),
                 (count("draining") + count("disabled")).to_string(),
                 text(&row["active"]),
                 text(&row["total"]),
@@ -94,7 +94,10 @@ pub fn backends(globals: &Globals, pool: Option<&str>) -> Exit {
         ]);
         for row in list.as_array().into_iter().flatten() {
             let said = &row["override"];
-            let why = if said.is_null() {
+            let ejection = &row["ejection"];
+            let why = if !ejection.is_null() {
+                format!("until {}: {}", text(&ejection["until"]), text(&ejection["detail"]))
+            } else if said.is_null() {
                 text(&row["check"]["detail"])
             } else {
                 format!("{} by uid {} since {}", text(&said["state"]), text(&said["by_uid"]), text(&said["since"]))
@@ -123,6 +126,18 @@ pub fn sessions(globals: &Globals, backend: Option<String>, sni: Option<String>,
     let params = json!({ "backend": backend, "sni": sni, "limit": limit });
     show(globals, "sessions", &params, |list| {
         let keys = ["session", "listener", "client", "sni", "pool", "backend", "age_ms", "bytes_up", "bytes_down"];
+        let mut table = Table::new(&keys);
+        for row in list.as_array().into_iter().flatten() {
+            table.row(keys.iter().map(|key| text(&row[key])).collect());
+        }
+        table.print(globals);
+    })
+}
+
+/// Runs `events`.
+pub fn events(globals: &Globals, pool: Option<&str>, limit: u64) -> Exit {
+    show(globals, "events", &json!({ "pool": pool, "limit": limit }), |list| {
+        let keys = ["time", "pool", "backend", "from", "to", "by", "reason", "detail"];
         let mut table = Table::new(&keys);
         for row in list.as_array().into_iter().flatten() {
             table.row(keys.iter().map(|key| text(&row[key])).collect());

@@ -101,6 +101,7 @@ async fn answer(control: &Control, target: &str, paths: Paths) -> Answer {
         "/v1/backends" => Answer::json(&status::backends(control, None).unwrap_or_default()),
         "/v1/sessions" => Answer::json(&status::sessions(control, &SessionFilter::default()).await),
         "/v1/refused" => Answer::json(&status::refused(control, None).unwrap_or_default()),
+        "/v1/events" => Answer::json(&status::events(control, 0, None, usize::MAX)),
         "/v1/config" => {
             Answer { status: "200 OK", content_type: "application/toml", body: crate::config::dump(&control.config()) }
         }

@@ -17,7 +17,7 @@ use crate::sys::clock::coarse_ms;
 const MAX_LINE: u64 = 64 * 1024;
 
 /// Methods, for the message about unknown ones.
-const METHODS: &str = "status, backends, sessions, refused, route, reload, drain, disable, enable, stop";
+const METHODS: &str = "status, backends, sessions, events, refused, route, reload, drain, disable, enable, stop";
 
 #[derive(Deserialize)]
 struct Request {
@@ -110,6 +110,10 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
             let limit = params["limit"].as_u64().map(|limit| limit as usize);
             let filter = SessionFilter { backend: text("backend"), sni: text("sni"), limit };
             Ok(status::sessions(control, &filter).await)
+        }
+        "events" => {
+            let most = params["limit"].as_u64().map_or(usize::MAX, |limit| limit as usize);
+            Ok(status::events(control, params["after"].as_u64().unwrap_or(0), text("pool").as_deref(), most))
         }
         "refused" => {
             let listener = text("listener");

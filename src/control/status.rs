@@ -8,7 +8,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Control;
+use crate::decide::hello::FirstAnswer;
 use crate::state::{Admin, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Standing};
+use crate::sys::clock::coarse_ms;
 
 /// How long workers may take to list their sessions.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
@@ -63,6 +65,11 @@ fn pool_status(pool: &Pool) -> Value {
         "active": pool.backends.iter().map(|backend| u64::from(backend.active.count())).sum::<u64>(),
         "total": shards.iter().map(|shard| shard.total.get()).sum::<u64>(),
         "unavailable": shards.iter().map(|shard| shard.unavailable.get()).sum::<u64>(),
+        "max_connections": pool.config.max_connections,
+        "waiting": pool.state.places.waiting(),
+        "full": shards.iter().map(|shard| shard.full.get()).sum::<u64>(),
+        "health_ignored": pool.state.places.health_ignored() == HealthIgnored::Yes,
+        "table": pool.balancer.digest(),
     })
 }
 
@@ -76,18 +83,14 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
     }
     let chosen = snapshot.pools.iter().filter(|candidate| pool.is_none_or(|name| *candidate.config.name == *name));
     let list = chosen.flat_map(|pool| {
-        pool.backends
-            .iter()
-            .zip(&pool.config.backends)
-            .map(|(backend, config)| backend_status(pool, backend, config.weight))
+        pool.backends.iter().zip(&pool.config.backends).map(|(backend, config)| backend_status(pool, backend, config))
     });
     Some(list.collect())
 }
 
-fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
+fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backend) -> Value {
     let vitals = backend.vitals();
     let standing = backend.standing();
-    let takes = backend.takes(HealthIgnored::No);
     let timings = backend.timings();
     let check = pool.config.health.as_ref().map(|check| {
         json!({
@@ -107,25 +110,52 @@ fn backend_status(pool: &Pool, backend: &Backend, weight: u32) -> Value {
         let state = if said.admin == Admin::Draining { "drain" } else { "disable" };
         json!({ "state": state, "by_uid": said.by_uid, "since": said.since, "until": null })
     });
+    let ejection = vitals
+        .ejection
+        .map(|ejection| json!({ "until": ejection.until, "in_a_row": ejection.in_a_row, "detail": ejection.detail }));
+    let answers: serde_json::Map<String, Value> = FirstAnswer::NAMES
+        .iter()
+        .enumerate()
+        .map(|(place, name)| ((*name).to_owned(), backend.sum(|shard| shard.first_answers[place].get()).into()))
+        .collect();
     json!({
         "pool": &*backend.pool,
         "backend": &*backend.name,
         "address": backend.address,
         "state": standing.name(),
         "since": vitals.since,
-        "weight": weight,
-        "effective_weight": if takes { weight } else { 0 },
+        "weight": config.weight,
+        "effective_weight": effective_weight(pool, backend, config.weight),
+        "backup": config.backup,
+        "max_connections": config.max_connections,
         "active": backend.active.count(),
         "total": backend.sum(|shard| shard.total.get()),
         "connect_errors": ConnectError::ALL.iter().map(|reason| backend.connect_errors(*reason)).sum::<u64>(),
         "bytes_up": backend.sum(|shard| shard.bytes_up.get()),
         "bytes_down": backend.sum(|shard| shard.bytes_down.get()),
         "check": check,
+        "ejection": ejection,
+        "ejections": vitals.ejections,
+        "first_answers": answers,
         "override": said,
         "connect_ms": quantiles(&timings.connect),
         "session_ms": quantiles(&timings.session),
         "first_byte_ms": quantiles(&timings.first_byte),
     })
+}
+
+/// The weight that counts now, slow start considered; a fresh backend has some of it from the beginning.
+pub fn effective_weight(pool: &Pool, backend: &Backend, weight: u32) -> u32 {
+    if !backend.takes(pool.state.places.health_ignored()) {
+        return 0;
+    }
+    let share = pool.ramp(backend, coarse_ms).thousandths();
+    (u64::from(weight) * share).div_ceil(1000) as u32
+}
+
+/// `/v1/events`: the last changes of backends and pools, the oldest first.
+pub fn events(control: &Control, after: u64, pool: Option<&str>, most: usize) -> Value {
+    json!(control.shared.events.since(after, pool, most))
 }
 
 /// Quantiles in milliseconds of a histogram of microseconds; `null` without values.

@@ -100,21 +100,13 @@ dialogues! {
 
 /// A check that is ready to be made: what does not change from one time to the next is worked out.
 pub struct Check {
-    kind: CheckKind,
     dialogue: Result<Dialogue, String>,
 }
 
 impl Check {
     /// Makes ready what `kind` says.
     pub fn new(kind: &CheckKind) -> Self {
-        Self { kind: kind.clone(), dialogue: Dialogue::new(kind) }
-    }
-
-    /// Makes ready what `kind` says, unless it is.
-    pub fn update(&mut self, kind: &CheckKind) {
-        if self.kind != *kind {
-            *self = Self::new(kind);
-        }
+        Self { dialogue: Dialogue::new(kind) }
     }
 
     /// Checks once.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Buckets, Writer, seconds};
+use crate::decide::hello::FirstAnswer;
 use crate::state::{Backend, ConnectError, HealthIgnored, Snapshot, Standing, Timings};
 
 /// Bounds in seconds for connects and first bytes, which are short.
@@ -64,6 +65,14 @@ pub fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         [used, (with(backend, "result", "discarded"), backend.sum(|shard| shard.ready_discarded.get()))]
     });
     out.counters("backend_ready", "Ready connections that were used, or closed unused", rows)?;
+    let rows = all.iter().map(|(backend, _)| (label(backend), backend.vitals().ejections));
+    out.counters("backend_ejections", "Times that live traffic took the backend out for a while", rows)?;
+    let rows = all.iter().flat_map(|(backend, _)| {
+        FirstAnswer::NAMES.iter().enumerate().map(move |(place, name)| {
+            (with(backend, "answer", name), backend.sum(|shard| shard.first_answers[place].get()))
+        })
+    });
+    out.counters("backend_first_answers", "What came first after a ClientHello", rows)?;
     let rows = all.iter().flat_map(|(backend, _)| {
         let vitals = backend.vitals();
         let ok = (with(backend, "result", "ok"), vitals.checks_ok);

@@ -2,6 +2,7 @@
 //! client library's; names and labels are the contract. Never a label with a server name or a client's address.
 
 mod backends;
+mod pools;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -16,9 +17,7 @@ use prometheus_client::registry::Registry;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::Refusal;
 use crate::decide::hello::proxy::Version;
-use crate::state::{
-    Backend, CancelResult, Counter, HELLO_TRAITS, Listener, ListenerShard, Phase, PoolShard, Shared, Snapshot, Standing,
-};
+use crate::state::{CancelResult, Counter, HELLO_TRAITS, Listener, ListenerShard, Phase, Shared, Snapshot};
 use crate::sys::socket::ACCEPT_ERRNOS;
 
 /// Content type of what [`encode`] writes.
@@ -42,7 +41,7 @@ impl Collector for All {
         process(&self.0, &mut out)?;
         let Some(snapshot) = self.0.snapshot() else { return Ok(()) };
         listeners(&snapshot, &mut out)?;
-        pools(&snapshot, &mut out)?;
+        pools::pools(&snapshot, &mut out)?;
         backends::backends(&snapshot, &mut out)?;
         data_path(&self.0, &mut out)
     }
@@ -245,38 +244,6 @@ fn per_listener(
         sums.into_iter().map(move |(value, sum)| (vec![("listener", name.clone()), (label, value.to_owned())], sum))
     });
     out.counters(name, help, rows)
-}
-
-fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
-    let all = &snapshot.pools;
-    let label = |name: &str| vec![("pool", name.to_owned())];
-    let sum = |shards: &[crate::state::Padded<PoolShard>], counter: &dyn Fn(&PoolShard) -> u64| -> u64 {
-        shards.iter().map(|shard| counter(shard)).sum()
-    };
-    let active =
-        |backends: &[Arc<Backend>]| -> f64 { backends.iter().map(|backend| f64::from(backend.active.count())).sum() };
-    let rows = all.iter().map(|pool| (label(&pool.config.name), active(&pool.backends)));
-    out.gauges("pool_connections_active", "Connections that backends of the pool have now", rows)?;
-    let rows = all.iter().map(|pool| (label(&pool.config.name), sum(&pool.state.shards, &|shard| shard.total.get())));
-    out.counters("pool_connections", "Connections that a backend took", rows)?;
-    let rows = all.iter().flat_map(|pool| {
-        Standing::ALL.iter().map(move |standing| {
-            let labels = vec![("pool", pool.config.name.to_string()), ("state", standing.name().to_owned())];
-            (labels, pool.backends.iter().filter(|backend| backend.standing() == *standing).count() as f64)
-        })
-    });
-    out.gauges("pool_backends", "Backends in each state", rows)?;
-    let rows =
-        all.iter().map(|pool| (label(&pool.config.name), sum(&pool.state.shards, &|shard| shard.unavailable.get())));
-    out.counters("pool_unavailable", "Connections that found no backend", rows)?;
-    let rows = all.iter().flat_map(|pool| {
-        CloseReason::ALL.iter().filter_map(move |reason| {
-            let count = sum(&pool.state.shards, &|shard| shard.closed[reason.index()].get());
-            let labels = vec![("pool", pool.config.name.to_string()), ("end", reason.name().to_owned())];
-            (count > 0 || *reason == CloseReason::Done).then_some((labels, count))
-        })
-    });
-    out.counters("sessions_closed", "Ended sessions of the pool, by reason", rows)
 }
 
 fn data_path(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
