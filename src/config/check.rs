@@ -15,7 +15,7 @@ use super::{
     Code, Config, Global, Log, LogFormat, LogSessions, LogTarget, Place, Pool, Problems, RelayNumbers, RemovedSessions,
     RouteTarget, Severity, Sources,
 };
-use crate::decide::balance::Method;
+use crate::decide::balance::{Hashing, Method};
 use crate::decide::route::NamePattern;
 
 /// Longest path of a unix socket, in bytes (`unix(7)`: 108 with the NUL).
@@ -141,7 +141,8 @@ fn read_pools(roots: &[Section<'_>], of_postgres: &HashSet<&str>, problems: &mut
                 }
                 let name = name.get_ref();
                 let hashed = of_postgres.contains(&**name);
-                let default = if hashed { Method::ConsistentHash } else { Method::LeastConnections };
+                let default =
+                    if hashed { Method::ConsistentHash(Hashing::default()) } else { Method::LeastConnections };
                 let value = read_pool(name, &place, table, default, problems);
                 pools.push(At { value, place });
             }

@@ -10,7 +10,7 @@ use super::keys::{BACKEND, HEALTH, POOL};
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
 use super::{Backend, Code, FastOpen, HealthCheck, OnDown, Place, Pool, Problems, RelayPath};
-use crate::decide::balance::{Balancer, Member, Method};
+use crate::decide::balance::{Balancer, Hashing, Member, Method};
 use crate::decide::health::Thresholds;
 use crate::decide::hello::proxy::Version;
 
@@ -35,7 +35,7 @@ pub fn read_pool(
         _ if !section.has("balance") => default_method,
         Some("round-robin") => Method::RoundRobin,
         Some("random-two") => Method::RandomTwo,
-        Some("consistent-hash") => Method::ConsistentHash,
+        Some("consistent-hash") => Method::ConsistentHash(Hashing::default()),
         _ => Method::LeastConnections,
     };
     let backends = read_backends(&section, problems);

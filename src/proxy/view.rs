@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ready::Ready;
 use crate::config::{Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath};
-use crate::decide::balance::{MemberId, Tried, Turns, source_key};
+use crate::decide::balance::{Ask, KeyFacts, KeyPart, Load, MemberId, Totals, Tried, Turns, hash_key};
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
@@ -196,15 +196,16 @@ impl PoolView {
             }),
             ready: Ready::new(if pool.config.preconnect > 0 { pool.backends.len() } else { 0 }),
             backends: pool.backends.iter().map(brief).collect(),
-            turns: RefCell::new(Turns::new(pool.backends.len(), worker)),
+            turns: RefCell::new(pool.balancer.turns(worker)),
         }
     }
 
     /// Chooses a backend that was not tried yet and takes a seat there.
     pub fn pick(&self, tried: &mut Tried, client: SocketAddr, random: u64) -> Option<(MemberId, Seat)> {
-        let load = |member: MemberId| self.backends[member].backend.load();
-        let key = source_key(client.ip());
-        let member = self.pool.balancer.next(&load, tried, key, random, &mut self.turns.borrow_mut())?;
+        let load = |member: MemberId| self.backends[member].backend.load().map(Load::warm);
+        let facts = KeyFacts { source: client.ip(), sni: None, alpn: &[], destination: None };
+        let ask = Ask { tried, key: hash_key(&[KeyPart::Source], &facts), random, totals: [Totals::default(); 2] };
+        let member = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut())?.member;
         let brief = Rc::clone(&self.backends[member]);
         brief.backend.active.fetch_add(1, Ordering::Relaxed);
         tried.insert(member);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::backend::Standing;
 use super::snapshot::{Pool, Routed, Snapshot};
 use crate::config::{Access, Protocol};
-use crate::decide::balance::{Method, Tried, Turns, source_key};
+use crate::decide::balance::{Ask, KeyFacts, KeyPart, Load, Method, Totals, Tried, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
 use crate::decide::route::Question;
@@ -157,10 +157,11 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery) -> Result<Explanation, S
 fn explain_pool(pool: &Pool, query: &RouteQuery, answer: &mut Explanation) {
     answer.pool = Some(pool.config.name.to_string());
     answer.balance = Some(pool.config.method.name());
-    let key = source_key(query.from);
-    let mut turns = Turns::new(pool.backends.len(), 0);
-    let load = |member: usize| pool.backends[member].load();
-    let pick = pool.balancer.next(&load, &Tried::default(), key, 0, &mut turns);
+    let facts = KeyFacts { source: query.from, sni: None, alpn: &[], destination: None };
+    let key = hash_key(&[KeyPart::Source], &facts);
+    let ask = Ask { tried: &Tried::default(), key, random: 0, totals: [Totals::default(); 2] };
+    let load = |member: usize| pool.backends[member].load().map(Load::warm);
+    let pick = pool.balancer.next(&load, &ask, &mut pool.balancer.turns(0)).map(|choice| choice.member);
     if pick.is_none() {
         answer.refused = Some(CloseReason::NoBackend.name());
         answer.reason = Some(format!("no backend of pool `{}` takes connections", pool.config.name));
@@ -182,7 +183,7 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, answer: &mut Explanation) {
                 }
                 Method::RoundRobin => "next in line: another one's turn".to_owned(),
                 Method::RandomTwo => "next in line: not drawn, or the heavier of two".to_owned(),
-                Method::ConsistentHash => "next in line: another one owns the key".to_owned(),
+                Method::ConsistentHash(_) => "next in line: another one owns the key".to_owned(),
             },
         };
         answer.others.push(PassedOver { backend: backend.name.to_string(), why });

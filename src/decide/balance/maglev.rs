@@ -1,25 +1,20 @@
-//! Consistent hashing by Maglev (Eisenbud et al., NSDI 2016, section 3.4), weighted as Katran does it.
-//! A table is a pure function of the sorted members and their weights: never of file order, health or time.
+//! The table of Maglev (Eisenbud et al., NSDI 2016, section 3.4), weighted as Katran does it.
+//! It is a pure function of its members and size; it knows nothing of keys that are refused or of bounds.
 
 use std::fmt;
-use std::hash::Hasher;
-use std::net::IpAddr;
 
-use siphasher::sip::SipHasher13;
+use super::hashed::{TableError, hash};
+use super::{Table, in_lowest_terms};
 
 /// Table size: the next prime above 2^16, Envoy's and Katran's default. Bounds imbalance to 1 % up to 655 members.
 const SMALL: usize = 65_537;
 /// The paper's large size, for pools above 655 members.
 const LARGE: usize = 655_373;
 
-/// Owners that refuse before it is asked whether anybody would not. Chosen: far more than a few dead members cost.
-const MANY_REFUSALS: u32 = 64;
-
-/// A Maglev look-up table over places 0..n of its members.
+/// A Maglev look-up table over the places 0..n of its members.
 #[derive(Clone)]
 pub struct Maglev {
     slots: Box<[u16]>,
-    members: usize,
 }
 
 impl fmt::Debug for Maglev {
@@ -28,92 +23,53 @@ impl fmt::Debug for Maglev {
     }
 }
 
-/// A pool too large for the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableError {
-    /// Members with a weight above zero.
-    pub members: usize,
-}
-
-impl fmt::Display for TableError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} backends are too many for consistent hashing: the largest table, {LARGE} slots, keeps shares within 1 % up to {}",
-            self.members,
-            LARGE / 100
-        )
-    }
-}
-
 impl Maglev {
-    /// Fills the table for `(name, weight)` members with weights above zero.
+    /// The size that a pool of so many members gets: a hundred slots each keep shares within 1 %.
     ///
     /// # Errors
     /// When the members are more than a hundredth of the largest table.
-    pub fn new(members: &[(&str, u32)]) -> Result<Self, TableError> {
-        // A hundred slots each keep shares within 1 %.
-        let fits = |size: &usize| members.len() * 100 <= *size;
-        let size = [SMALL, LARGE].into_iter().find(fits).ok_or(TableError { members: members.len() })?;
-        Ok(Self::with_size(members, size))
+    pub fn size_for(members: usize) -> Result<usize, TableError> {
+        let fits = |size: &usize| members * 100 <= *size;
+        let too_many = TableError { table: Table::Maglev, members, most: LARGE / 100, largest: LARGE };
+        [SMALL, LARGE].into_iter().find(fits).ok_or(too_many)
     }
 
-    /// Fills a table of a given prime size; tests repeat the paper's experiments with it.
-    pub fn with_size(members: &[(&str, u32)], size: usize) -> Self {
-        // Fill order decides who wins a contested slot, so it must not depend on the order of the file.
-        let mut order: Vec<usize> = (0..members.len()).collect();
-        order.sort_by_key(|place| members[*place].0);
-        let divisor = members.iter().fold(0, |divisor, (_, weight)| gcd(divisor, *weight)).max(1);
-        let weights: Vec<u64> = order.iter().map(|place| u64::from(members[*place].1 / divisor)).collect();
-        let heaviest = weights.iter().copied().max().unwrap_or(1);
-        let mut cursors: Vec<Cursor> = order.iter().map(|place| Cursor::new(members[*place].0, size)).collect();
-        let mut credit = vec![0; order.len()];
+    /// Fills a table of a prime `size` for `(name, weight)` members with weights above zero. They are sorted by name:
+    /// the order of filling decides who wins a contested slot, so it must not be that of a file.
+    pub fn new(members: &[(&str, u32)], size: usize) -> Self {
+        let weights = in_lowest_terms(&members.iter().map(|(_, weight)| *weight).collect::<Vec<u32>>());
+        let heaviest = weights.iter().copied().max().map_or(1, u64::from);
+        let mut cursors: Vec<Cursor> = members.iter().map(|(name, _)| Cursor::new(name, size)).collect();
+        let mut credit = vec![0; members.len()];
 
         let mut slots = vec![u16::MAX; size].into_boxed_slice();
         let mut filled = 0;
-        while filled < size && !order.is_empty() {
-            for turn in 0..order.len() {
-                credit[turn] += weights[turn];
-                if credit[turn] < heaviest {
+        while filled < size && !members.is_empty() {
+            for place in 0..members.len() {
+                credit[place] += u64::from(weights[place]);
+                if credit[place] < heaviest {
                     continue;
                 }
-                credit[turn] -= heaviest;
-                let slot = cursors[turn].next_free(&slots);
-                slots[slot] = order[turn] as u16;
+                credit[place] -= heaviest;
+                let slot = cursors[place].next_free(&slots);
+                slots[slot] = place as u16;
                 filled += 1;
                 if filled == size {
                     break;
                 }
             }
         }
-        Self { slots, members: members.len() }
+        Self { slots }
     }
 
-    /// The owner of the key's slot, or of the next slot with a usable owner: an unusable member moves only its
-    /// own keys, and gets them back. `None` when nobody is usable.
-    pub fn find(&self, key: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Owners from the key's slot on, around the table. Must not be asked of a table without members.
+    pub fn owners(&self, key: u64) -> impl Iterator<Item = usize> + '_ {
         let start = ((u128::from(key) * self.slots.len() as u128) >> 64) as usize;
-        let mut last_refused = u16::MAX;
-        let mut refusals = 0;
         let (before, from) = self.slots.split_at(start);
-        for owner in from.iter().chain(before) {
-            if *owner == last_refused {
-                continue;
-            }
-            refusals += 1;
-            // With everybody down the whole table would be walked for every connection.
-            if refusals == MANY_REFUSALS && !(0..self.members).any(&usable) {
-                return None;
-            }
-            if usable(usize::from(*owner)) {
-                return Some(usize::from(*owner));
-            }
-            last_refused = *owner;
-        }
-        None
+        from.iter().chain(before).map(|owner| usize::from(*owner))
     }
 
-    /// Owners of all slots; for tests and digests.
+    /// Owners of all slots.
     pub fn slots(&self) -> &[u16] {
         &self.slots
     }
@@ -128,8 +84,8 @@ struct Cursor {
 
 impl Cursor {
     fn new(name: &str, size: usize) -> Self {
-        let offset = hash(0x736c_7569_6365_2d31, name.as_bytes()) % size as u64;
-        let skip = hash(0x736c_7569_6365_2d32, name.as_bytes()) % (size as u64 - 1) + 1;
+        let offset = hash(0x736c_7569_6365_2d31, 0, name) % size as u64;
+        let skip = hash(0x736c_7569_6365_2d32, 0, name) % (size as u64 - 1) + 1;
         Self { position: offset as usize, skip: skip as usize, size }
     }
 
@@ -145,23 +101,4 @@ impl Cursor {
             }
         }
     }
-}
-
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(seed, 0);
-    hasher.write(bytes);
-    hasher.finish()
-}
-
-/// The affinity key of a source address; the same in every instance.
-pub fn source_key(source: IpAddr) -> u64 {
-    const SEED: u64 = 0x736c_7569_6365_2d33;
-    match source.to_canonical() {
-        IpAddr::V4(v4) => hash(SEED, &v4.octets()),
-        IpAddr::V6(v6) => hash(SEED, &v6.octets()),
-    }
-}
-
-const fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -1,0 +1,45 @@
+//! Members of a pool as configured, and which of them were tried for one client.
+
+/// Most connection attempts for one client; bounds [`Tried`].
+pub const MAX_TRIES: usize = 16;
+
+/// Position of a member in its pool.
+pub type MemberId = usize;
+
+/// One member as configured.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Stable name: the key of consistent hashing.
+    pub name: Box<str>,
+    /// 0 takes no new connections.
+    pub weight: u32,
+    /// Used only when no other member can take the connection.
+    pub backup: bool,
+}
+
+/// Members already tried for one client.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    members: [u16; MAX_TRIES],
+    count: u8,
+}
+
+impl Tried {
+    /// Remembers a member; beyond [`MAX_TRIES`] nothing is remembered, which the limit of tries excludes.
+    pub fn insert(&mut self, member: MemberId) {
+        if let Some(slot) = self.members.get_mut(usize::from(self.count)) {
+            *slot = member as u16;
+            self.count += 1;
+        }
+    }
+
+    /// Whether the member was tried.
+    pub fn contains(&self, member: MemberId) -> bool {
+        self.members[..usize::from(self.count)].contains(&(member as u16))
+    }
+
+    /// How many were tried.
+    pub const fn count(&self) -> u8 {
+        self.count
+    }
+}
