@@ -1,50 +1,85 @@
-//! Turns by weight. Equal weights: one after the other. Different weights: the member whose next turn is due first in
-//! virtual time, where a member of weight w is due every 1/w; a heap finds it among a thousand as fast as among three.
-//! Any cycle (as many picks as the weights in lowest terms add up to) gives each member exactly its weight.
+//! Turns by weight. Members of the same weight form a class and take the turns of their class one after the other;
+//! among classes the turn goes to the one that must have it first, of those that are not ahead of their share (EEVDF:
+//! Stoica, Abdel-Wahab 1995). So a pick costs as much as there are different weights, by a heap, whatever the members.
+//! Any cycle, as many turns as the weights in lowest terms add up to, gives each member exactly its weight. The order
+//! of turns never depends on who is usable: who is not loses its turn, and is owed nothing when it comes back.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::{Load, in_lowest_terms};
 
-/// Virtual time of one cycle. Turns are placed to a millionth of a millionth of it.
-const CYCLE: u64 = 1 << 40;
+/// A cycle in virtual time: fine enough that different turns of any weights lie at different times.
+const CYCLE: u64 = 1 << 62;
 
-/// 2^64 / the golden ratio: multiples of it, as fractions of 2^64, are spread evenly however many are taken.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Turns that may be lost in one pick before all members are looked at.
+const MOST_LOST: usize = 16;
 
-/// Unusable members that lose their turn one by one before all are looked at.
-const MOST_SKIPPED: usize = 16;
+/// The classes of one tier; from its weights, immutable.
+#[derive(Debug)]
+pub(super) struct Classes {
+    /// From the heaviest.
+    classes: Vec<Class>,
+    /// Of the whole tier.
+    pace: Pace,
+}
 
-/// How often a member is due; from its weight, immutable.
+#[derive(Debug)]
+struct Class {
+    places: Vec<usize>,
+    pace: Pace,
+}
+
+impl Classes {
+    /// The classes of members with these weights, all above zero.
+    pub(super) fn new(weights: &[u32]) -> Self {
+        let weights = in_lowest_terms(weights);
+        let mut places: BTreeMap<Reverse<u32>, Vec<usize>> = BTreeMap::new();
+        for (place, weight) in weights.iter().enumerate() {
+            places.entry(Reverse(*weight)).or_default().push(place);
+        }
+        let class = |(Reverse(weight), places): (Reverse<u32>, Vec<usize>)| Class {
+            pace: Pace::of(u64::from(weight) * places.len() as u64),
+            places,
+        };
+        Self {
+            classes: places.into_iter().map(class).collect(),
+            pace: Pace::of(weights.iter().map(|weight| u64::from(*weight)).sum()),
+        }
+    }
+}
+
+/// Divides a cycle into equal steps.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    /// Virtual time from turn to turn, rounded down.
+struct Pace {
+    steps: u64,
+    /// Length of a step, rounded down.
     stride: u64,
-    /// In lowest terms.
-    weight: u32,
-    /// Where in its stride its turns lie, in 1/2^64. Members of the same weight have evenly spread ones: were all
-    /// due together, a heavy member would get its turns in one burst between theirs.
-    phase: u64,
+    /// What rounding leaves, in 1/steps.
+    rest: u64,
 }
 
 impl Pace {
-    /// The paces of members with these weights, all above zero.
-    pub(super) fn of(weights: &[u32]) -> Vec<Self> {
-        let weights = in_lowest_terms(weights);
-        let pace = |weight: &u32| Self { stride: CYCLE / u64::from(*weight), weight: *weight, phase: 0 };
-        let mut paces: Vec<Self> = weights.iter().map(pace).collect();
-        let mut by_weight: Vec<&mut Self> = paces.iter_mut().collect();
-        by_weight.sort_by_key(|pace| pace.weight);
-        for (rank, pace) in by_weight.into_iter().enumerate() {
-            pace.phase = GOLDEN.wrapping_mul(rank as u64);
-        }
-        paces
+    const fn of(steps: u64) -> Self {
+        Self { steps, stride: CYCLE / steps, rest: CYCLE % steps }
     }
+}
 
-    /// The part of the stride that `phase`, in 1/2^64, makes.
-    fn part(self, phase: u64) -> u64 {
-        ((u128::from(self.stride) * u128::from(phase)) >> 64) as u64
+/// A time in a cycle that is reached in steps: after k of n it is k/n of the cycle, rounded down.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    at: u64,
+    rest: u64,
+}
+
+impl Clock {
+    const fn step(&mut self, pace: Pace) {
+        self.at += pace.stride;
+        self.rest += pace.rest;
+        if self.rest >= pace.steps {
+            self.rest -= pace.steps;
+            self.at += 1;
+        }
     }
 }
 
@@ -56,156 +91,114 @@ pub struct Turns {
 }
 
 /// Whose turn it is in one tier.
-#[derive(Clone, Debug)]
-pub(super) enum Order {
-    /// Members of equal weight take turns by their place.
-    Rotation(Rotation),
-    /// Members of different weights take turns by when they are due.
-    Due(Due),
+#[derive(Clone, Debug, Default)]
+pub(super) struct Order {
+    now: Clock,
+    /// Classes whose next turn begins later, by when it does.
+    waiting: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Classes whose next turn has begun, by when it must be over.
+    ready: BinaryHeap<Reverse<(u64, usize)>>,
+    classes: Vec<Progress>,
+    /// For [`next_of_few`](Self::next_of_few).
+    credit: Vec<i128>,
 }
 
-/// The place of the next turn, and how often all places had theirs.
-#[derive(Clone, Debug)]
-pub(super) struct Rotation {
-    place: usize,
+/// Where a class is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// When its next turn begins, or must be over once it has begun.
+    clock: Clock,
+    /// Which of its members has the next turn.
+    member: usize,
+    /// How often all of its members had theirs.
     lap: u64,
 }
 
-impl Rotation {
-    pub(super) const fn new(start: usize) -> Self {
-        Self { place: start, lap: 0 }
-    }
-
-    /// The next usable place of `count` that takes its turn. Members in slow start let most of theirs pass.
-    pub(super) fn next(&mut self, count: usize, usable: impl Fn(usize) -> Option<Load>) -> Option<usize> {
-        let mut passed: Option<Self> = None;
-        let Self { mut place, mut lap } = *self;
-        for _ in 0..count {
-            if place >= count {
-                place %= count;
-                lap += 1;
-            }
-            if let Some(load) = usable(place) {
-                let next = Self { place: place + 1, lap };
-                // The place shifts the turns of neighbours, so that those that are fresh together alternate.
-                if load.ramp.takes_turn(lap + place as u64) {
-                    *self = next;
-                    return Some(place);
-                }
-                passed.get_or_insert(next);
-            }
-            place += 1;
-        }
-        // All that are usable let it pass: the first of them serves.
-        *self = passed?;
-        Some(self.place - 1)
-    }
-}
-
-/// When each member of a tier is due.
-#[derive(Clone, Debug)]
-pub(super) struct Due {
-    /// When the last turn was due. Times wrap around.
-    now: u64,
-    heap: BinaryHeap<Reverse<Turn>>,
-}
-
-/// When one member is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Turn {
-    at: u64,
-    place: u32,
-    /// What rounding down left of the stride, in 1/weight: the turns of a cycle take exactly a cycle.
-    rest: u32,
-}
-
-impl Ord for Turn {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // No two are half the range apart: a cycle is 2^40, the longest stride ten of them.
-        let apart = self.at.wrapping_sub(other.at) as i64;
-        apart.cmp(&0).then(self.place.cmp(&other.place))
-    }
-}
-
-impl PartialOrd for Turn {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Turn {
-    /// Moves to the member's next turn.
-    fn advance(&mut self, pace: Pace, load: Option<Load>) {
-        match load.map(|load| load.ramp.thousandths()) {
-            Some(share) if share < 1000 => self.at = self.at.wrapping_add(pace.stride * 1000 / share),
-            _ => {
-                self.at = self.at.wrapping_add(pace.stride);
-                let rest = (CYCLE - pace.stride * u64::from(pace.weight)) as u32;
-                if self.rest >= pace.weight - rest {
-                    self.rest -= pace.weight - rest;
-                    self.at = self.at.wrapping_add(1);
-                } else {
-                    self.rest += rest;
-                }
-            }
-        }
-    }
-
-    /// Whether it was due before the last turn: its member was unusable and others went ahead.
-    const fn is_behind(&self, now: u64) -> bool {
-        (self.at.wrapping_sub(now) as i64) < 0
-    }
-}
-
-impl Due {
-    /// All due at their phase; `start`, usually the number of the worker, shifts the phases of workers apart.
-    pub(super) fn new(paces: &[Pace], start: usize) -> Self {
-        // Shortly before times wrap around, so that every run goes past that.
-        let now = 0_u64.wrapping_sub(CYCLE);
-        let shift = GOLDEN.rotate_left(32).wrapping_mul(start as u64);
-        let turn = |(place, pace): (usize, &Pace)| {
-            let at = now.wrapping_add(pace.part(pace.phase.wrapping_add(shift)));
-            Reverse(Turn { at, place: place as u32, rest: 0 })
+impl Order {
+    /// From the turn number `start` on, which keeps workers apart.
+    pub(super) fn new(classes: &Classes, start: usize) -> Self {
+        let members = classes.classes.iter().map(|class| class.places.len()).sum();
+        let mut order = Self {
+            classes: vec![Progress::default(); classes.classes.len()],
+            credit: vec![0; members],
+            ..Self::default()
         };
-        Self { now, heap: paces.iter().enumerate().map(turn).collect() }
+        order.begin_cycle();
+        for _ in 0..start {
+            order.turn(classes);
+        }
+        order
     }
 
-    /// The usable place that is due first.
-    pub(super) fn next(&mut self, paces: &[Pace], usable: impl Fn(usize) -> Option<Load>) -> Option<usize> {
-        for _ in 0..MOST_SKIPPED {
-            let mut first = self.heap.peek_mut()?;
-            let turn = &mut first.0;
-            let place = turn.place as usize;
-            if turn.is_behind(self.now) {
-                // It is owed nothing for the time that it was away, and those that come back together are spread.
-                turn.at = self.now.wrapping_add(paces[place].part(paces[place].phase));
-                continue;
-            }
-            let load = usable(place);
-            let due = turn.at;
-            turn.advance(paces[place], load);
-            if load.is_some() {
-                self.now = due;
+    /// The usable place whose turn it is.
+    pub(super) fn next(
+        &mut self,
+        classes: &Classes,
+        weights: &[u32],
+        usable: impl Fn(usize) -> Option<Load>,
+    ) -> Option<usize> {
+        for _ in 0..MOST_LOST {
+            let (place, lap) = self.turn(classes);
+            // The place shifts the turns of neighbours, so that those that are fresh together alternate.
+            if usable(place).is_some_and(|load| load.ramp.takes_turn(lap + place as u64)) {
                 return Some(place);
             }
         }
-        self.next_of_few(paces, usable)
+        self.next_of_few(weights, usable)
     }
 
-    /// The same by looking at all members. Those that are passed over fall behind.
-    fn next_of_few(&mut self, paces: &[Pace], usable: impl Fn(usize) -> Option<Load>) -> Option<usize> {
-        let mut turns = std::mem::take(&mut self.heap).into_vec();
-        let takers = turns.iter_mut().filter_map(|turn| Some((usable(turn.0.place as usize)?, turn)));
-        let found = takers.min_by_key(|(_, turn)| turn.0).map(|(load, turn)| {
-            let (place, due) = (turn.0.place as usize, turn.0.at);
-            if !turn.0.is_behind(self.now) {
-                self.now = due;
+    /// All classes begin together.
+    fn begin_cycle(&mut self) {
+        self.now = Clock::default();
+        self.ready.clear();
+        self.waiting.clear();
+        for (class, progress) in self.classes.iter_mut().enumerate() {
+            progress.clock = Clock::default();
+            self.waiting.push(Reverse((0, class)));
+        }
+    }
+
+    /// The next turn: its place, and how many turns the place had before.
+    fn turn(&mut self, classes: &Classes) -> (usize, u64) {
+        if self.now.at == CYCLE {
+            self.begin_cycle();
+        }
+        while let Some(Reverse((_, class))) = self.waiting.peek().filter(|first| first.0.0 <= self.now.at).copied() {
+            self.waiting.pop();
+            let clock = &mut self.classes[class].clock;
+            clock.step(classes.classes[class].pace);
+            self.ready.push(Reverse((clock.at, class)));
+        }
+        self.now.step(classes.pace);
+        let Reverse((over, class)) = self.ready.pop().expect("somebody is not ahead of its share");
+        self.waiting.push(Reverse((over, class)));
+
+        let progress = &mut self.classes[class];
+        let places = &classes.classes[class].places;
+        let taken = (places[progress.member], progress.lap);
+        progress.member += 1;
+        if progress.member == places.len() {
+            progress.member = 0;
+            progress.lap += 1;
+        }
+        taken
+    }
+
+    /// For a pool of which hardly anybody is usable: smooth weighted turns (nginx) among those that are. Each gains
+    /// its weight, the richest is chosen and pays the sum.
+    fn next_of_few(&mut self, weights: &[u32], usable: impl Fn(usize) -> Option<Load>) -> Option<usize> {
+        let mut richest: Option<usize> = None;
+        let mut sum = 0;
+        for (place, weight) in weights.iter().enumerate() {
+            let Some(load) = usable(place) else { continue };
+            let gain = i128::from(u64::from(*weight) * load.ramp.thousandths());
+            sum += gain;
+            self.credit[place] += gain;
+            if richest.is_none_or(|other| self.credit[place] > self.credit[other]) {
+                richest = Some(place);
             }
-            turn.0.at = self.now;
-            turn.0.advance(paces[place], Some(load));
-            place
-        });
-        self.heap = turns.into();
-        found
+        }
+        self.credit[richest?] -= sum;
+        richest
     }
 }

@@ -4,7 +4,7 @@
 use super::bound::Bound;
 use super::hashed::Hashed;
 use super::least::{least_loaded, lighter_of_two};
-use super::round_robin::{Due, Order, Pace, Rotation};
+use super::round_robin::{Classes, Order};
 use super::{Ask, Choice, Hashing, Load, Member, MemberId, Method, TableError, Totals, WeightedDraw};
 
 /// Tiers up to this size are scanned whole for the least loaded member; larger ones draw two.
@@ -25,10 +25,8 @@ enum Way {
     Scan,
     /// Draw two.
     Draw(WeightedDraw),
-    /// Equal weights in turn.
-    Rotation,
-    /// Different weights in turn.
-    Paces(Vec<Pace>),
+    /// In turn.
+    Turns(Classes),
     /// By the table, or without a key as above: the draw is for large tiers.
     Table(Hashed, Option<WeightedDraw>),
 }
@@ -46,8 +44,7 @@ impl Tier {
             _ if members.is_empty() => Way::Scan,
             Method::LeastConnections => draw_if_large().map_or(Way::Scan, Way::Draw),
             Method::RandomTwo => Way::Draw(WeightedDraw::new(&weights)),
-            Method::RoundRobin if weights.iter().all(|weight| *weight == weights[0]) => Way::Rotation,
-            Method::RoundRobin => Way::Paces(Pace::of(&weights)),
+            Method::RoundRobin => Way::Turns(Classes::new(&weights)),
             Method::ConsistentHash(Hashing { table, .. }) => {
                 let named: Vec<(&str, u32)> = members.iter().map(|id| (&*all[*id].name, all[*id].weight)).collect();
                 Way::Table(Hashed::new(table, &named)?, draw_if_large())
@@ -72,8 +69,8 @@ impl Tier {
     /// Fresh turns.
     pub(super) fn order(&self, start: usize) -> Order {
         match &self.way {
-            Way::Paces(paces) => Order::Due(Due::new(paces, start)),
-            _ => Order::Rotation(Rotation::new(start)),
+            Way::Turns(classes) => Order::new(classes, start),
+            _ => Order::default(),
         }
     }
 
@@ -96,16 +93,13 @@ impl Tier {
             let member = self.members[place];
             if ask.tried.contains(member) { None } else { load(member) }
         };
-        let place = match (&self.way, order) {
-            (Way::Scan, _) => least_loaded(&self.weights, usable, ask.random),
-            (Way::Draw(draw), _) => lighter_of_two(draw, &self.weights, usable, ask.random),
-            (Way::Paces(paces), Order::Due(due)) => due.next(paces, usable),
-            (Way::Table(hashed, draw), _) => {
+        let place = match &self.way {
+            Way::Scan => least_loaded(&self.weights, usable, ask.random),
+            Way::Draw(draw) => lighter_of_two(draw, &self.weights, usable, ask.random),
+            Way::Turns(classes) => order.next(classes, &self.weights, usable),
+            Way::Table(hashed, draw) => {
                 return self.hashed_next(hashed, draw.as_ref(), usable, ask, method.bound(totals));
             }
-            (_, Order::Rotation(rotation)) => rotation.next(self.members.len(), usable),
-            // Turns of another balancer.
-            (Way::Rotation, Order::Due(_)) => None,
         }?;
         Some(Choice { member: self.members[place], cap: None })
     }

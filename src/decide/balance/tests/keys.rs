@@ -94,7 +94,7 @@ fn without_any_part_there_is_no_key() {
 }
 
 #[test]
-fn keys_are_the_same_in_every_version_until_somebody_means_to_change_them() {
+fn keys_are_the_same_in_every_release() {
     let facts = facts("192.0.2.1", Some("a.example"), b"\x02h2");
     assert_eq!(hash_key(&[KeyPart::Source], &facts), Some(0));
     assert_eq!(hash_key(&KeyPart::ALL, &facts), Some(0));
@@ -107,6 +107,6 @@ fn without_a_key_the_least_loaded_is_chosen() {
         for _ in 0..100 * count {
             pool.arrive(None);
         }
-        assert!(pool.active.iter().all(|load| load.abs_diff(100) <= 3), "{:?}", pool.active);
+        assert!(pool.active.iter().all(|load| load.abs_diff(100) <= 6), "{:?}", pool.active);
     }
 }

@@ -142,10 +142,9 @@ fn the_rest_keep_their_proportions_while_members_are_down() {
     order(&mut pool, 100);
     pool.takes[4] = false;
     pool.takes[1] = false;
-    // The first turns settle who is due.
-    order(&mut pool, 50);
-    for _ in 0..20 {
-        assert_eq!(counts(&order(&mut pool, 12), 5), [7, 0, 3, 2, 0]);
+    let got = counts(&order(&mut pool, 12_000), 5);
+    for (got, want) in got.iter().zip([7000_u32, 0, 3000, 2000, 0]) {
+        assert!(got.abs_diff(want) <= 20, "{got} turns, not {want}");
     }
 }
 
@@ -177,12 +176,10 @@ fn a_crowd_that_returns_at_once_does_not_move_together() {
     pool.takes[1..].fill(false);
     assert!(order(&mut pool, 5000).iter().all(|member| *member == 0));
     pool.takes.fill(true);
-    // At first the crowd is put in its places; after that half of the turns are the heavy one's, in no bursts.
-    order(&mut pool, 2000);
-    let settled = order(&mut pool, 2000);
-    let longest = runs(&settled, 1000)[0];
-    assert!(longest <= 5, "{longest} turns in a row");
-    assert!((950..=1050).contains(&counts(&settled, 1000)[0]));
+    let back = order(&mut pool, 2000);
+    let longest = runs(&back, 1000)[0];
+    assert!(longest <= 3, "{longest} turns in a row");
+    assert!((999..=1001).contains(&counts(&back, 1000)[0]));
 }
 
 #[test]
