@@ -216,7 +216,8 @@ impl Fields for Text<'_> {
         if !std::mem::take(&mut self.empty) {
             self.out.push(b' ');
         }
-        write!(self.out, "{name}=")?;
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(b'=');
         match value {
             Value::Nothing => self.out.push(b'-'),
             Value::Text(text) if text.bytes().all(is_plain) && !text.is_empty() && text != "-" => {
