@@ -63,6 +63,9 @@ const EXCHANGE: Bound = Bound { calls: 4.1, waits: 2.2 };
 /// Measured: 2.4 to 2.5 when the sender keeps up, a fill and a drain of 1 MiB and the session's beginning and end; up to
 /// 14 when it does not. Copying takes 32.
 const MEBIBYTE: Bound = Bound { calls: 2.6, waits: 1.0 };
+/// Measured: 7.0, as listed in ARCHITECTURE.md for ready connections, and 0.2 waits; a look at each of them at every tick
+/// would be 4 more.
+const RENEWAL: Bound = Bound { calls: 7.3, waits: 1.0 };
 /// Measured: 2 202 bytes.
 const IDLE_BYTES: u64 = 2300;
 /// Measured: 196 to 208 KiB after a burst of 64 bulk sessions.
@@ -115,6 +118,25 @@ fn a_mebibyte_up_costs_no_more_system_calls_than_recorded() {
         send(&mut session, BULK);
         expect(&mut session, ANSWER);
     });
+}
+
+#[test]
+fn a_ready_connection_costs_nothing_until_it_is_renewed() {
+    const READY: u64 = 100;
+    let world = World::with(&format!("preconnect = {READY}\npreconnect-idle = \"2s\"\n"));
+    let backend = world.daemon.at(1001);
+    let metric = |name: &str, more: &str| {
+        world.daemon.metric(&format!("sluice_backend_{name}{{pool=\"all\",backend=\"{backend}\"{more}}}")) as u64
+    };
+    let wait_for_renewed = |count: u64| {
+        eventually(&format!("{count} are renewed"), || {
+            let there = metric("ready_connections", "") == READY;
+            (there && metric("ready_total", ",result=\"discarded\"") >= count).then_some(())
+        });
+    };
+    wait_for_renewed(READY);
+    let calls = Calls::of_worker(&world.daemon, || wait_for_renewed(4 * READY));
+    calls.judge("renewal", 3.0 * READY as f64, RENEWAL);
 }
 
 #[test]
@@ -187,6 +209,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more keys for the pool.
+    fn with(pool: &str) -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let address = own_loopback();
@@ -195,7 +222,7 @@ impl World {
         let backend = Backend::start((address, 1001), move |stream| serve(stream, &keeps));
         // Pages of a program that was built just now count as changed until they are on disk.
         std::fs::File::open(env!("CARGO_BIN_EXE_sluice")).and_then(|file| file.sync_all()).unwrap();
-        let daemon = Daemon::start_on(address, CONFIG, "workers = 1\n", |command| command);
+        let daemon = Daemon::start_on(address, &format!("{CONFIG}{pool}"), "workers = 1\n", |command| command);
         Self { daemon, kept, _backend: backend, _alone: alone }
     }
 

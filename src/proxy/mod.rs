@@ -13,6 +13,7 @@ mod postgres;
 mod proxy_header;
 mod ready;
 mod record;
+mod record_line;
 mod refusal_log;
 mod refuse;
 mod session;
@@ -21,4 +22,6 @@ mod view;
 mod wheel;
 mod worker;
 
+pub use record_line::{Load, RecordLine};
+pub use session::Via;
 pub use worker::{Command, Generation, Listening, Matching, WorkerHandle, spawn};

@@ -4,10 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -67,7 +69,7 @@ impl PoolView {
             let wanted = if backend.backend.takes(HealthIgnored::No) { wanted } else { 0 };
             let mut connections = shelf.connections.borrow_mut();
             let before = connections.len();
-            connections.retain(|(stream, since)| wanted > 0 && now < since + idle && socket::is_quiet(stream));
+            connections.retain(|(stream, since)| wanted > 0 && now < since + idle && nothing_came(stream));
             let discarded = before - connections.len();
             backend.shard().ready.fetch_sub(discarded as i64, Ordering::Relaxed);
             backend.shard().ready_discarded.add(discarded as u64);
@@ -100,6 +102,15 @@ impl PoolView {
             shelf.not_before_ms.set(coarse_ms() + RETRY_MS);
         }
     }
+}
+
+/// Whether a ready connection is still good as far as epoll has told, which costs no call. One that is about to be used
+/// is asked itself.
+fn nothing_came(stream: &TcpStream) -> bool {
+    let looked = stream.try_io(Interest::READABLE, || {
+        if socket::is_quiet(stream) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    looked.is_err()
 }
 
 impl Drop for PoolView {

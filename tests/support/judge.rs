@@ -1,13 +1,13 @@
 //! Judges the records of random sessions as they come: each against its plan and what its client saw. What has been judged
 //! is forgotten, so that memory does not grow with the number of sessions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use serde_json::Value;
 
-use super::plan::{Kind, Plan};
+use super::plan::{Kind, Plan, Relay};
 use super::pump::Outcome;
 
 /// Wrong records that are kept to be shown.
@@ -29,9 +29,38 @@ pub struct Verdict {
     /// Bytes of orderly sessions up and down, as planned and as recorded.
     pub planned: (u64, u64),
     pub recorded: (u64, u64),
+    /// Bytes of all sessions, by setting and direction, and by the path that their records name.
+    pub moved: BTreeMap<(Relay, Direction), BTreeMap<String, u64>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Up,
+    Down,
+}
+
+impl Direction {
+    pub const BOTH: [Self; 2] = [Self::Up, Self::Down];
+
+    /// As in metrics and names of fields.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl Verdict {
+    /// Bytes of a direction whose records name this path.
+    pub fn bytes(&self, relay: Relay, direction: Direction, path: &str) -> u64 {
+        self.moved.get(&(relay, direction)).and_then(|paths| paths.get(path)).copied().unwrap_or(0)
+    }
+
     /// Bytes of all sessions.
-    pub moved: u64,
-    pub paths: [BTreeSet<String>; 2],
+    pub fn total(&self) -> u64 {
+        self.moved.values().flat_map(BTreeMap::values).sum()
+    }
 }
 
 #[derive(Default)]
@@ -104,23 +133,27 @@ impl Judge {
         } else {
             up <= outcome.sent && down >= outcome.received && down <= plan.down()
         };
+        // Without a whole hello there is no pool.
+        let relay_fits = record["pool"].as_str().map_or(plan.early, |pool| pool == plan.relay.name());
         // The time of the first byte is known whenever there was one.
         let timed = record["first_byte_ms"].is_number() == (down > 0);
-        if !plan.ends().contains(&end) || !bytes_fit || !timed {
+        if !plan.ends().contains(&end) || !bytes_fit || !relay_fits || !timed {
             let (kind, Outcome { sent, received, .. }) = (plan.kind, outcome);
             self.wrong(format!("{kind:?} sent {sent}, got {received}, first byte timed: {timed}: {record}"));
         }
         let mut verdict = self.verdict.lock().unwrap();
-        let Verdict { judged, ends, planned, recorded, moved, paths, .. } = &mut *verdict;
+        let Verdict { judged, ends, planned, recorded, moved, .. } = &mut *verdict;
         *judged += 1;
-        *moved += up + down;
         *ends.entry((plan.kind, end.to_owned())).or_default() += 1;
         if plan.is_orderly() {
             *planned = (planned.0 + plan.up(), planned.1 + plan.down());
             *recorded = (recorded.0 + up, recorded.1 + down);
         }
-        for (paths, direction) in paths.iter_mut().zip(["path_up", "path_down"]) {
-            paths.extend(record[direction].as_str().filter(|path| !paths.contains(*path)).map(str::to_owned));
+        for (direction, field, bytes) in [(Direction::Up, "path_up", up), (Direction::Down, "path_down", down)] {
+            if let Some(path) = record[field].as_str() {
+                let paths = moved.entry((plan.relay, direction)).or_default();
+                *paths.entry(path.to_owned()).or_default() += bytes;
+            }
         }
     }
 

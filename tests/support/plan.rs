@@ -49,11 +49,33 @@ pub const KINDS: [(Kind, u64); 9] = [
     (Kind::ClientFinThenReset, 3),
 ];
 
+/// `relay` of the pool that a session goes to: which way its bytes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Relay {
+    Auto,
+    Copy,
+    Splice,
+}
+
+impl Relay {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Copy, Self::Splice];
+
+    /// The setting, which is the name of the pool too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Copy => "copy",
+            Self::Splice => "splice",
+        }
+    }
+}
+
 /// One session.
 #[derive(Debug)]
 pub struct Plan {
     pub number: u64,
     pub kind: Kind,
+    pub relay: Relay,
     pub tls: bool,
     /// The client's hello; empty without TLS.
     pub hello: Vec<u8>,
@@ -71,8 +93,9 @@ impl Plan {
     pub fn draw(seed: u64, number: u64) -> Self {
         let mut dice = Dice(Dice(seed).roll() ^ number.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let kind = draw_kind(&mut dice);
+        let relay = Relay::ALL[(number % 3) as usize];
         let tls = dice.percent(50);
-        let hello = if tls { draw_hello(&mut dice) } else { Vec::new() };
+        let hello = if tls { draw_hello(&mut dice, relay) } else { Vec::new() };
         let (client_window, server_window) = (draw_window(&mut dice), draw_window(&mut dice));
         let mut up = draw_content(&mut dice, client_window.or(server_window).is_some());
         let down = draw_content(&mut dice, client_window.or(server_window).is_some());
@@ -133,7 +156,7 @@ impl Plan {
             }
         }
         let early = matches!(kind, Kind::ClientReset | Kind::ClientFinThenReset);
-        Self { number, kind, tls, hello, client, server, client_window, server_window, early }
+        Self { number, kind, relay, tls, hello, client, server, client_window, server_window, early }
     }
 
     /// Whether both sides finish.
@@ -214,9 +237,9 @@ fn draw_kind(dice: &mut Dice) -> Kind {
 }
 
 /// Mostly one read's worth, some over several records and reads.
-fn draw_hello(dice: &mut Dice) -> Vec<u8> {
+fn draw_hello(dice: &mut Dice, relay: Relay) -> Vec<u8> {
     let padding = if dice.percent(80) { dice.between(1, 1500) } else { dice.between(1500, 40_000) };
-    padded_hello("bytes.test", padding as usize)
+    padded_hello(&format!("{}.test", relay.name()), padding as usize)
 }
 
 fn draw_window(dice: &mut Dice) -> Option<u64> {
