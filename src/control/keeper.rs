@@ -66,6 +66,8 @@ impl Keeper {
         let old = self.pool.replace(Arc::clone(pool));
         if old.config.health != pool.config.health {
             *self.checker.borrow_mut() = Checker::new(self.backend.vitals().health);
+            // Another check may not show one.
+            self.backend.change(|vitals| vitals.check.certificate = None);
         }
         self.look.notify_one();
     }

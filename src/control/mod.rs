@@ -10,6 +10,7 @@ mod keeper;
 mod lifecycle;
 mod log_writer;
 mod metrics;
+mod probe_now;
 mod prober;
 mod probes;
 mod reload;

@@ -130,7 +130,7 @@ fn line<'a>(session: &'a Session, facts: &'a Facts, end: Option<CloseReason>) ->
 }
 
 fn load(worker: &Worker, session: &Session, facts: &Facts) -> Load {
-    let active = |seat: &super::view::Seat| seat.backend().backend.active.count();
+    let active = |seat: &super::pick::Seat| seat.backend().backend.active.count();
     Load {
         process: worker.shared.active.load(Ordering::Relaxed),
         listener: session.listener.state.active(),
