@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::client::Client;
 use super::consent::await_consent;
 use super::inspect::Inspected;
-use super::pick::{Wanted, pick};
+use super::pick::{NoSeat, Wanted, pick, wait_or_refuse};
 use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
@@ -82,50 +82,58 @@ impl FirstWrite {
 }
 
 /// Picks backends in turn until one answers and takes the first bytes.
-pub async fn connect(
-    worker: &Rc<Worker>,
-    session: &Session,
-    pool: &PoolView,
-    client: &mut Client,
+pub fn connect<'a>(
+    worker: &'a Rc<Worker>,
+    session: &'a Session,
+    pool: &'a PoolView,
+    client: &'a mut Client,
     inspected: Inspected,
-) -> Result<Connected, Stop> {
+) -> impl Future<Output = Result<Connected, Stop>> + use<'a> {
     let mut wanted = Wanted { key: inspected.key, tried: Tried::default() };
     let first = FirstWrite::of(inspected);
-    let mut last_failure: Option<Stop> = None;
-    while wanted.tried.count() < pool.pool.config.connect_tries {
-        let picked = match pick(worker, session, pool, client, &mut wanted).await {
-            // What a backend did says more than that the others are full.
-            Err(stop) if stop.reason == CloseReason::LimitReached => return Err(last_failure.unwrap_or(stop)),
-            picked => picked?,
-        };
-        let Some(member) = picked else { break };
-        let backend = Rc::clone(&pool.backends[member]);
-        match attempt(worker, session, pool, (member, &backend), &first).await {
-            Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
-            // The backend went down while we waited for it: that is one more failure, not the end of the session.
-            Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
-            Err(Failure::Ordered(reason)) => return Err(reason.into()),
-            Err(Failure::Connect(kind, error)) => {
-                if kind == ConnectError::Local {
-                    worker.note_exhaustion();
+    // A block, not a function: what it captures has its room in the future once, arguments would have it twice.
+    async move {
+        let mut last_failure: Option<Stop> = None;
+        while wanted.tried.count() < pool.pool.config.connect_tries {
+            let picked = match pick(worker, session, pool, &mut wanted) {
+                Ok(member) => Some(member),
+                Err(NoSeat::Nobody) => None,
+                // Boxed, as all that few sessions wait for.
+                Err(full) => match Box::pin(wait_or_refuse(worker, session, pool, client, &mut wanted, full)).await {
+                    // What a backend did says more than that the others are full.
+                    Err(stop) if stop.reason == CloseReason::LimitReached => return Err(last_failure.unwrap_or(stop)),
+                    waited => waited?,
+                },
+            };
+            let Some(member) = picked else { break };
+            let backend = Rc::clone(&pool.backends[member]);
+            match attempt(worker, session, pool, (member, &backend), &first).await {
+                Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
+                // The backend went down while we waited for it: that is one more failure, not the end of the session.
+                Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
+                Err(Failure::Ordered(reason)) => return Err(reason.into()),
+                Err(Failure::Connect(kind, error)) => {
+                    if kind == ConnectError::Local {
+                        worker.note_exhaustion();
+                    }
+                    last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, pool));
+                    // Its failure may just have brought it down, with an order to end everything there.
+                    if session.ordered() == Some(CloseReason::BackendDown) {
+                        session.forget_order();
+                    }
                 }
-                last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, pool));
-                // Its failure may just have brought it down, with an order to end everything there.
-                if session.ordered() == Some(CloseReason::BackendDown) {
-                    session.forget_order();
+                // The client's bytes may be there: nobody else may get them.
+                Err(Failure::Exposed(kind, error)) => {
+                    return Err(count_failure(&backend, kind, &error, &wanted.tried, pool));
                 }
-            }
-            // The client's bytes may be there: nobody else may get them.
-            Err(Failure::Exposed(kind, error)) => {
-                return Err(count_failure(&backend, kind, &error, &wanted.tried, pool));
             }
         }
+        Err(last_failure.unwrap_or_else(|| {
+            pool.brief.shard().unavailable.add(1);
+            let detail = format!("no backend of pool {} takes connections", pool.pool.config.name);
+            Stop::new(CloseReason::NoBackend).because(detail)
+        }))
     }
-    Err(last_failure.unwrap_or_else(|| {
-        pool.brief.shard().unavailable.add(1);
-        let detail = format!("no backend of pool {} takes connections", pool.pool.config.name);
-        Stop::new(CloseReason::NoBackend).because(detail)
-    }))
 }
 
 /// Why a backend did not take a session.

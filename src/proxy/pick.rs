@@ -60,7 +60,7 @@ impl BackendBrief {
 
 /// Why there is no seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NoSeat {
+pub enum NoSeat {
     /// The pool has no place left.
     PoolFull,
     /// No backend has a place left.
@@ -77,25 +77,30 @@ pub struct Wanted {
     pub tried: Tried,
 }
 
-/// Chooses a backend that was not tried yet and seats the session there, waiting for a place where the pool has a line.
-/// `None` when no backend takes connections. The seat belongs to the session at once, so that orders to end find it.
-pub async fn pick(
+/// Chooses a backend that was not tried yet and seats the session there; the seat belongs to the session at once, so
+/// that orders to end find it.
+pub fn pick(worker: &Worker, session: &Session, pool: &PoolView, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
+    // Nobody overtakes those who wait; but who was sent away by a backend has waited already.
+    let queues = pool.pool.config.queue_timeout.is_some();
+    if queues && wanted.tried.count() == 0 && pool.places().waiting() > 0 {
+        return Err(NoSeat::BackendsFull);
+    }
+    pool.seat(worker, session, wanted)
+}
+
+/// What becomes of a session for which there is no place: it waits for one where the pool has a line. `None` when no
+/// backend takes connections any more. Dropping the future leaves the line.
+pub async fn wait_or_refuse(
     worker: &Worker,
     session: &Session,
     pool: &PoolView,
     client: &mut Client,
     wanted: &mut Wanted,
+    full: NoSeat,
 ) -> Result<Option<MemberId>, Stop> {
     let config = &pool.pool.config;
-    // Nobody overtakes those who wait; but who was sent away by a backend has waited already.
-    let may_try = config.queue_timeout.is_none() || wanted.tried.count() > 0 || pool.places().waiting() == 0;
-    let full = match if may_try { pool.seat(worker, session, wanted) } else { Err(NoSeat::BackendsFull) } {
-        Ok(member) => return Ok(Some(member)),
-        Err(NoSeat::Nobody) => return Ok(None),
-        Err(full) => full,
-    };
     if config.queue_timeout.is_some() {
-        return Box::pin(wait(worker, session, pool, client, wanted)).await;
+        return wait(worker, session, pool, client, wanted).await;
     }
     pool.brief.shard().full.add(1);
     let what = match (full, config.max_connections) {
