@@ -240,7 +240,7 @@ fn probe_shows_each_phase_and_changes_nothing() {
     };
     let checks = || {
         let ok = checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"ok\"}");
-        ok + checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"failed\"}")
+        (ok + checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"failed\"}")) as u64
     };
     let before = checks();
     let (code, shown, _) = run(&["p0/b"]);

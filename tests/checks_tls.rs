@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::mpsc;
 
 use serde_json::Value;
@@ -16,7 +17,7 @@ use support::authority::Authority;
 use support::checked::{Checked, config, phases};
 use support::servers::openssl::OpenSsl;
 use support::servers::{Certificate, free_port};
-use support::{Backend, DEADLINE, deaf, eventually, own_loopback};
+use support::{Backend, DEADLINE, Daemon, TempDir, deaf, eventually, own_loopback};
 
 /// A server with a certificate.
 fn server(certificate: &Certificate, arguments: &[&str]) -> OpenSsl {
@@ -103,7 +104,7 @@ fn hello_is_answered_with_a_server_hello_or_the_reason_is_kept() {
         ],
     );
     let well = checked.expect(0, "ok", "server_hello", "ServerHello");
-    assert_eq!(phases(&well), ["connect", "hello"]);
+    assert_eq!(phases(&well), ["connect", "hello", "close"]);
     checked.expect(1, "ok", "server_hello", "ServerHello");
     checked.expect(2, "failed", "alert", "TLS alert 112 (UnrecognisedName)");
     let http = checked.expect(3, "failed", "not_tls", "answered with something else: 28 bytes");
@@ -112,6 +113,36 @@ fn hello_is_answered_with_a_server_hello_or_the_reason_is_kept() {
     assert!(gone["reason"] == "closed" || gone["reason"] == "reset", "{gone:#}");
     let mute = checked.expect(5, "failed", "timeout", "hello to ");
     assert!(mute["detail"].as_str().unwrap().contains("timed out after 300 ms: sent "), "{mute:#}");
+}
+
+#[test]
+fn hello_check_leaves_with_fin_and_not_with_a_reset() {
+    let (ends, seen) = mpsc::channel();
+    let backend = Backend::start(free_port(own_loopback()), move |mut stream| {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        // A ServerHello, and as much again as certificates take.
+        let _ = stream.write_all(&[&b"\x16\x03\x03\x10\0\x02"[..], &[0; 4095]].concat());
+        let _ = ends.send(std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.kind()));
+    });
+    let _checked = Checked::start(own_loopback(), &[(backend.address, "check = \"tls-hello\"")]);
+    assert_eq!(seen.recv_timeout(DEADLINE).expect("an end"), Ok(0));
+}
+
+#[test]
+fn system_store_is_believed_and_a_missing_one_says_nothing_of_the_backend() {
+    let authority = Authority::new("authority");
+    let real = server(&authority.issue("shop.test", 100), &[]);
+    let body = config(&[(real.address, "check = \"tls\"\nsni = \"shop.test\"")]);
+    let dir = TempDir::new();
+    let with = |store: PathBuf| {
+        let daemon = Daemon::start_on(own_loopback(), &body, "", |command| {
+            command.env("SSL_CERT_FILE", store).env("SSL_CERT_DIR", dir.path())
+        });
+        Checked { daemon }
+    };
+    with(authority.path()).expect(0, "ok", "handshake", "expires in 100 days");
+    with(dir.path().join("none")).expect(0, "unknown", "local", "store of certificate authorities is empty");
 }
 
 #[test]
@@ -175,7 +206,7 @@ fn expiry_is_shown(checked: &Checked) {
         let left = (expires - now) / 86_400.0;
         assert!((days..days + 0.1).contains(&left), "p{at}: {left} days");
         let shown = row["check"]["certificate_expires"].as_str().unwrap();
-        assert_eq!(shown.parse::<jiff::Timestamp>().unwrap().as_second() as f64, expires);
+        assert_eq!(shown.parse::<jiff::Timestamp>().unwrap().as_second(), expires as i64);
     }
     let warnings: Vec<Value> = checked
         .daemon

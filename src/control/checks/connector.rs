@@ -108,12 +108,7 @@ impl Connector {
 
 /// The failure that an error on a connection with TLS is.
 pub fn failed(talk: &mut Talk<'_>, error: &io::Error) -> Failed {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    match inner {
-        Some(inner) => certificate::failure(inner, talk.certificate.as_ref()),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => talk.closed(),
-        None => talk.failed(error),
-    }
+    if error.kind() == io::ErrorKind::UnexpectedEof { talk.closed() } else { talk.failed(error) }
 }
 
 fn agreed(stream: &TlsStream<TcpStream>) -> String {
