@@ -44,7 +44,7 @@ error[E020]: `certificate` of [pool.shop.health] has no certificate in PEM: empt
 11 | certificate = "empty.pem"
    | ^^^^^^^^^^^
 
-error[E020]: `ca` of [pool.other.health] has no certificate in PEM: empty.pem
+error[E020]: `ca` of [pool.other.health] has no certificate of an authority in PEM: empty.pem
   --> a.toml:21:6
    |
 21 | ca = "empty.pem"
