@@ -1,6 +1,8 @@
 //! Health of one backend as a pure state machine: check results and live failures in, transitions out.
 //! It runs no checks and knows no time; the control plane feeds it and acts on what it says.
 
+pub mod agent;
+
 /// What is known of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
