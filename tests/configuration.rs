@@ -6,6 +6,8 @@
 
 #[path = "configuration/addresses.rs"]
 mod addresses;
+#[path = "configuration/checks.rs"]
+mod checks;
 #[path = "configuration/keys.rs"]
 mod keys;
 #[path = "configuration/quantities.rs"]
@@ -75,6 +77,7 @@ fn every_code_has_a_case() {
     let cases = [
         include_str!("configuration.rs"),
         include_str!("configuration/addresses.rs"),
+        include_str!("configuration/checks.rs"),
         include_str!("configuration/keys.rs"),
         include_str!("configuration/quantities.rs"),
         include_str!("configuration/routes.rs"),

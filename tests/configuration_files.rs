@@ -8,6 +8,7 @@ mod support;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Output;
+use std::sync::LazyLock;
 use std::{fs, str};
 
 use serde_json::{Value, json};
@@ -55,7 +56,25 @@ fn every_key() -> String {
         Some(rest) if key_of(rest).is_some() => rest,
         _ => line,
     });
-    lines.collect::<Vec<_>>().join("\n")
+    // Files of checks are read together with the configuration.
+    lines.collect::<Vec<_>>().join("\n").replace("/etc/sluice/", &format!("{}/", files().display()))
+}
+
+/// A folder with the files that `config/sluice.toml` names.
+fn files() -> &'static Path {
+    static FILES: LazyLock<TempDir> = LazyLock::new(|| {
+        let dir = TempDir::new();
+        let made = rcgen::generate_simple_self_signed(["sluice".to_owned()]).expect("a certificate");
+        for (name, text) in [
+            ("backends-ca.pem", made.cert.pem()),
+            ("client.pem", made.cert.pem()),
+            ("client.key", made.signing_key.serialize_pem()),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    });
+    FILES.path()
 }
 
 /// The key of a line `key = value`.
@@ -76,7 +95,7 @@ fn written_keys() -> Vec<(String, &'static str, &'static str)> {
         if line.starts_with('[') {
             let (table, _) = line.split_once(" #").unwrap_or((line, ""));
             table.trim_end().clone_into(&mut heading);
-            for pool in ["pool.shop", "pool.postgres", "pool.ssh"] {
+            for pool in ["pool.shop", "pool.postgres", "pool.ssh", "pool.mail"] {
                 heading = heading.replace(pool, "pool.NAME");
             }
         } else if let Some(key) = key_of(line.strip_prefix("# ").unwrap_or(line)) {
@@ -143,7 +162,12 @@ const CONTRACT: &[(&str, &str)] = &[
          keepalive hash backend health passive",
     ),
     ("[[pool.NAME.backend]]", "address name weight backup max-connections"),
-    ("[pool.NAME.health]", "check interval fast-interval down-interval timeout rise fall address port sni"),
+    // The contract names `sni`; the keys of the kinds of checks are named by the issue about health checks.
+    (
+        "[pool.NAME.health]",
+        "check interval fast-interval down-interval timeout rise fall address port sni alpn ca verify certificate key \
+         path host status text",
+    ),
 ];
 
 #[test]

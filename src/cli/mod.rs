@@ -6,6 +6,7 @@ mod doctor;
 mod hello;
 mod hello_words;
 mod output;
+mod probe;
 mod route;
 mod run;
 mod show;
@@ -127,6 +128,13 @@ enum CliCommand {
         /// POOL/BACKEND.
         backend: String,
     },
+    /// Run a backend's health check now and show each phase with its time; it does not count.
+    #[command(after_help = "Exit codes: 0 the backend is well, 1 it is not, 6 no such backend or no check.\n\n\
+        Example:\n  sluice probe shop/10.0.0.11:443")]
+    Probe {
+        /// POOL/BACKEND.
+        backend: String,
+    },
     /// Read the configuration anew.
     Reload {
         /// Wait for the outcome and report it.
@@ -195,6 +203,7 @@ pub fn main() -> ExitCode {
         CliCommand::Drain { backend } => show::change(globals, "drain", &backend),
         CliCommand::Disable { backend } => show::change(globals, "disable", &backend),
         CliCommand::Enable { backend } => show::change(globals, "enable", &backend),
+        CliCommand::Probe { backend } => probe::probe(globals, &backend),
         CliCommand::Reload { wait } => show::reload(globals, wait),
         CliCommand::Stop => show::stop(globals),
         CliCommand::Doctor { config } => doctor::doctor(globals, &config),

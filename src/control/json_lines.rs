@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::admin::{self, Peer};
 use super::lifecycle::Stop;
+use super::probe_now::{self, NoProbe};
 use super::status::{self, SessionFilter};
 use super::{Handle, reload, socket};
 use crate::decide::hello::{FirstBytes, TlsVersion};
@@ -16,7 +17,7 @@ use crate::state::{Admin, RouteQuery, explain};
 const MAX_LINE: u64 = 64 * 1024;
 
 /// Methods, for the message about unknown ones.
-const METHODS: &str = "status, backends, sessions, refused, route, reload, drain, disable, enable, stop";
+const METHODS: &str = "status, backends, sessions, refused, route, reload, drain, disable, enable, probe, stop";
 
 #[derive(Deserialize)]
 struct Request {
@@ -130,6 +131,7 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
         "drain" => set_admin(control, params, Admin::Draining, peer),
         "disable" => set_admin(control, params, Admin::Disabled, peer),
         "enable" => set_admin(control, params, Admin::Ready, peer),
+        "probe" => probe(control, params).await,
         "stop" => {
             tracing::info!(uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator asked to stop");
             // The receiver lives as long as the process runs.
@@ -143,10 +145,24 @@ async fn dispatch(control: &Handle, request: &Request, peer: Peer) -> Result<Val
 
 fn set_admin(control: &Handle, params: &Value, admin: Admin, peer: Peer) -> Result<Value, Failure> {
     let path = params["backend"].as_str().ok_or_else(|| Failure::new("bad_params", "`backend` is missing"))?;
-    let state = admin::set(control, path, admin, peer).ok_or_else(|| {
-        Failure::new("no_such_backend", format!("no backend is called `{path}`")).hint("write POOL/BACKEND")
-    })?;
+    let state = admin::set(control, path, admin, peer).ok_or_else(|| no_such_backend(path))?;
     Ok(json!({ "backend": path, "state": state }))
+}
+
+async fn probe(control: &Handle, params: &Value) -> Result<Value, Failure> {
+    let path = params["backend"].as_str().ok_or_else(|| Failure::new("bad_params", "`backend` is missing"))?;
+    probe_now::probe(control, path).await.map_err(|why| match why {
+        NoProbe::NoSuchBackend => no_such_backend(path),
+        NoProbe::NoCheck => {
+            let pool = path.split('/').next().unwrap_or_default();
+            Failure::new("no_check", format!("pool `{pool}` has no health check"))
+                .hint(format!("add [pool.{pool}.health] with check = \"tcp\""))
+        }
+    })
+}
+
+fn no_such_backend(path: &str) -> Failure {
+    Failure::new("no_such_backend", format!("no backend is called `{path}`")).hint("write POOL/BACKEND")
 }
 
 fn route_query(params: &Value) -> Result<RouteQuery, Failure> {

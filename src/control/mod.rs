@@ -9,6 +9,7 @@ mod json_lines;
 mod lifecycle;
 mod log_writer;
 mod metrics;
+mod probe_now;
 mod probes;
 mod reload;
 mod socket;

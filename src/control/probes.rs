@@ -139,13 +139,22 @@ struct Probe {
     expiry: Cell<ExpiryWatch>,
 }
 
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.forget_certificate();
+    }
+}
+
 impl Probe {
     async fn run(self, mut changes: watch::Receiver<Plan>, mut first: First) {
         let mut ready = Check::new(&changes.borrow().check.kind);
         let mut dice = Arc::as_ptr(&self.backend) as u64 ^ u64::from(std::process::id());
         loop {
             let plan = changes.borrow_and_update().clone();
-            ready.update(&plan.check.kind);
+            if !ready.is_for(&plan.check.kind) {
+                ready = Check::new(&plan.check.kind);
+                self.forget_certificate();
+            }
             self.check(&plan, &ready).await;
             first.answered();
             dice = next_random(dice);
@@ -187,6 +196,11 @@ impl Probe {
         let verdict = ready.run(&Target::new(&self.backend, &plan.check, plan.send_proxy)).await;
         self.watch_expiry(&verdict);
         self.take(plan, verdict);
+    }
+
+    /// A certificate is known while somebody looks at it.
+    fn forget_certificate(&self) {
+        self.backend.change(|vitals| vitals.check.certificate = None);
     }
 
     /// Warns of a certificate that is about to expire.

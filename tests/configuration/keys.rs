@@ -99,14 +99,13 @@ address = "10.0.0.12:443"
 max-connection = 1
 [pool.shop.health]
 check = "tcp"
-fast-intervall = 1
 "#;
     let dir = TempDir::new();
     fs::write(dir.path().join("a.toml"), config.replace("{LISTENER}", LISTENER)).unwrap();
     let report: Value = serde_json::from_slice(&run_in(dir.path(), &["-c", "a.toml", "--json"]).stdout).expect("JSON");
     let problems = report["problems"].as_array().unwrap();
     let unknown = |one: &Value| one["code"] == "E002" && one["hint"].is_null();
-    assert!(problems.len() == 6 && problems.iter().all(unknown), "{report:#}");
+    assert!(problems.len() == 5 && problems.iter().all(unknown), "{report:#}");
 }
 
 #[test]

@@ -18,7 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+pub mod authority;
 pub mod backend;
+pub mod checked;
 pub mod hello;
 pub mod judge;
 pub mod log_tail;

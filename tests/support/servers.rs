@@ -133,6 +133,14 @@ impl Certificate {
         Self { dir }
     }
 
+    /// One that was made elsewhere, in PEM.
+    pub fn of(certificate: &str, key: &str) -> Self {
+        let dir = TempDir::new();
+        fs::write(dir.path().join("certificate.pem"), certificate).unwrap();
+        fs::write(dir.path().join("key.pem"), key).unwrap();
+        Self { dir }
+    }
+
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("certificate.pem")
     }

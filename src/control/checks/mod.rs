@@ -131,11 +131,9 @@ impl Check {
         Self { kind: kind.clone(), dialogue: Dialogue::new(kind) }
     }
 
-    /// Makes ready what `kind` says, unless it is.
-    pub fn update(&mut self, kind: &CheckKind) {
-        if self.kind != *kind {
-            *self = Self::new(kind);
-        }
+    /// Whether it is what `kind` says.
+    pub fn is_for(&self, kind: &CheckKind) -> bool {
+        self.kind == *kind
     }
 
     /// Checks once.

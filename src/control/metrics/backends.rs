@@ -75,6 +75,11 @@ pub fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         check.at.is_some().then(|| (label(backend), check.took.as_secs_f64()))
     });
     out.gauges("backend_check_seconds", "How long the last check took", rows)?;
+    let rows = all.iter().filter_map(|(backend, _)| {
+        let certificate = backend.vitals().check.certificate?;
+        Some((label(backend), certificate.not_after.as_second() as f64))
+    });
+    out.gauges("backend_certificate_expiry_timestamp_seconds", "When the certificate expires, Unix time", rows)?;
     let rows = all.iter().map(|(backend, _)| (label(backend), seconds(backend.vitals().since)));
     out.gauges("backend_last_state_change_timestamp_seconds", "When the state last changed, Unix time", rows)?;
 
