@@ -20,7 +20,12 @@ const KEYS: &[Key] = &[
         "",
         "postgres, mysql: user of the check, without a password; \"sluice\" when it is left out. It need not exist, but each refusal is a line in the server's log. redis: user of AUTH, with password-file.",
     ),
-    built("database", Kind::Text, "", "postgres: database of the check; when it is left out, the one named like the user."),
+    built(
+        "database",
+        Kind::Text,
+        "",
+        "postgres: database of the check; when it is left out, the one named like the user.",
+    ),
     encryption::KEY,
 ];
 

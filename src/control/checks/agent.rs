@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::evidence::harmless;
 use super::{Failed, Finding, Passed, Talk};
 use crate::config::Agent;
-use crate::decide::health::agent::{AgentHealth, AgentWords, Operation};
+use crate::decide::health::agent::{AgentHealth, AgentWords};
 
 /// What is said first.
 pub struct Dialogue {
@@ -87,14 +87,7 @@ fn verdict(talk: &Talk<'_>, words: &AgentWords) -> Result<Passed, Failed> {
 fn shown(words: &AgentWords) -> String {
     let mut parts = Vec::new();
     parts.extend(words.health.map(|health| health.word().to_owned()));
-    parts.extend(words.operation.map(|operation| {
-        match operation {
-            Operation::Ready => "ready",
-            Operation::Drain => "drain",
-            Operation::Maintenance => "maint",
-        }
-        .to_owned()
-    }));
+    parts.extend(words.operation.map(|operation| operation.word().to_owned()));
     parts.extend(words.weight.map(|share| format!("{share}%")));
     parts.extend(words.max_connections.map(|most| format!("maxconn:{most}")));
     if !words.unknown.is_empty() {

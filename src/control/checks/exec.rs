@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::evidence::harmless;
-use super::{Failed, Passed, Target, Talk};
+use super::{Failed, Passed, Talk, Target};
 use crate::config::Exec;
 
 /// Programs at once, of all pools. Chosen: they cost far more than connections, and a daemon has other things to do.
@@ -63,7 +63,9 @@ impl Dialogue {
         match Ending::of(status) {
             Ending::Exit(0) => Ok(Passed::new("exit", format!("{program} ended with status 0{with}"))),
             Ending::Exit(code) => Err(Failed::new("exit", format!("{program} ended with status {code}{with}"))),
-            Ending::Signal(number) => Err(Failed::new("signal", format!("{program} was ended by signal {number}{with}"))),
+            Ending::Signal(number) => {
+                Err(Failed::new("signal", format!("{program} was ended by signal {number}{with}")))
+            }
         }
     }
 

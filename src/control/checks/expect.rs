@@ -42,7 +42,7 @@ impl Dialogue {
         }
         encryption::end(talk, stream, b"").await;
         let count = self.steps.len();
-        Ok(Passed::new("expected", format!("{} did as expected in {count} steps", talk.target.address)))
+        Ok(Passed::new("expected", format!("{} did as expected, steps: {count}", talk.target.address)))
     }
 }
 

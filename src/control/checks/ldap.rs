@@ -101,7 +101,8 @@ fn operation(message: &[u8]) -> Option<Answer> {
     if number.class() != Class::Universal || number.tag().0 != 2 || operation.class() != Class::Application {
         return None;
     }
-    if result.class() != Class::Universal || result.tag().0 != 10 || !(1..=4).contains(&result.data.len()) {
+    let is_enumerated = result.class() == Class::Universal && result.tag().0 == 10 && result.header.is_primitive();
+    if !operation.header.is_constructed() || !is_enumerated || !(1..=4).contains(&result.data.len()) {
         return None;
     }
     let code = result.data.iter().fold(0, |code: u32, byte| code << 8 | u32::from(*byte));
@@ -119,8 +120,7 @@ mod tests {
 
     const BOUND: &[u8] = b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x00\x04\x00\x04\x00";
     /// The same as Microsoft's directories write it.
-    const LONG: &[u8] =
-        b"\x30\x84\x00\x00\x00\x10\x02\x01\x01\x61\x84\x00\x00\x00\x07\x0a\x01\x00\x04\x00\x04\x00";
+    const LONG: &[u8] = b"\x30\x84\x00\x00\x00\x10\x02\x01\x01\x61\x84\x00\x00\x00\x07\x0a\x01\x00\x04\x00\x04\x00";
 
     #[track_caller]
     fn check(bytes: &[u8], want: Answer) {
@@ -138,6 +138,7 @@ mod tests {
         check(b"\x30\x0c\x02\x01\x00\x78\x07\x0a\x01\x34\x04\x00\x04\x00", Answer::Disconnects(52));
         check(b"\x30\x0c\x02\x01\x02\x61\x07\x0a\x01\x00\x04\x00\x04\x00", Answer::Other);
         check(b"\x30\x0c\x02\x01\x01\x64\x07\x0a\x01\x00\x04\x00\x04\x00", Answer::Other);
+        check(b"\x30\x0c\x02\x01\x01\x41\x07\x0a\x01\x00\x04\x00\x04\x00", Answer::Other);
         check(b"\x30\x05\x02\x01\x01\x61\x00", Answer::Other);
         check(b"\x30\x00", Answer::Other);
         check(b"HTTP/1.1", Answer::Other);

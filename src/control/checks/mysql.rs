@@ -71,7 +71,9 @@ impl Dialogue {
             Packet::Error { code, text } => {
                 let words = format!("error {code}: {}", harmless(&String::from_utf8_lossy(text)));
                 match Meaning::of(*code) {
-                    Meaning::Alive => Ok(Passed::new("refused_user", format!("{address} is up and refuses us, {words}"))),
+                    Meaning::Alive => {
+                        Ok(Passed::new("refused_user", format!("{address} is up and refuses us, {words}")))
+                    }
                     Meaning::Full => Err(Failed::new("full", format!("{address} has no free connections, {words}"))),
                     Meaning::Blocked => Err(Failed::new("blocked", format!("{address} has locked us out, {words}"))),
                     Meaning::Broken => Err(Failed::new("error", format!("{address} answered with {words}"))),

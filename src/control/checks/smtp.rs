@@ -43,7 +43,9 @@ async fn reply(talk: &mut Talk<'_>, stream: &mut Stream, want: u16) -> Result<St
             let reason = if code == 421 { "not_now" } else { "refused_by_server" };
             Err(Failed::new(reason, format!("{address} answered {words}, not {want}")))
         }
-        Some(Reply::Other) | None => Err(Failed::new("not_smtp", format!("{address} answered with {}", excerpt(&bytes)))),
+        Some(Reply::Other) | None => {
+            Err(Failed::new("not_smtp", format!("{address} answered with {}", excerpt(&bytes))))
+        }
     }
 }
 

@@ -50,6 +50,17 @@ pub enum AgentHealth {
     Stopped,
 }
 
+impl Operation {
+    /// HAProxy's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maint",
+        }
+    }
+}
+
 impl AgentHealth {
     /// HAProxy's word.
     pub const fn word(self) -> &'static str {
@@ -160,7 +171,10 @@ mod tests {
         };
         check("up ready\t50%,maxconn:7\n", all.clone());
         check(",, 50% up\t\tmaxconn:7 ready", all);
-        check("down#out of disk, 0% left\nup\n", AgentWords { health: down, text: "out of disk, 0% left".into(), ..words() });
+        check(
+            "down#out of disk, 0% left\nup\n",
+            AgentWords { health: down, text: "out of disk, 0% left".into(), ..words() },
+        );
         check("down # disk #2", AgentWords { health: down, text: "disk #2".into(), ..words() });
     }
 

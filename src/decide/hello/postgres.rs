@@ -304,7 +304,9 @@ mod tests {
     #[test]
     fn sql_states_are_found_in_whole_errors_only() {
         assert_eq!(sql_state(&error_response(SqlState::TOO_MANY, "sorry")), Some(*b"53300"));
-        for packet in [&b""[..], b"E", b"E\0\0\0\x05\0", b"E\0\0\0\x0aC533\0\0", b"E\0\0\0\x0cMC53300\0", b"Ecould not fork\0"] {
+        for packet in
+            [&b""[..], b"E", b"E\0\0\0\x05\0", b"E\0\0\0\x0aC533\0\0", b"E\0\0\0\x0cMC53300\0", b"Ecould not fork\0"]
+        {
             assert_eq!(sql_state(packet), None, "{}", packet.escape_ascii());
         }
     }
