@@ -7,10 +7,11 @@ mod support;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use support::authority::Authority;
 use support::checked::{Checked, phases};
 use support::servers::postgres::{Postgres, psql};
 use support::servers::{free_port, printed};
-use support::{Backend, own_loopback};
+use support::{Backend, eventually, own_loopback};
 
 /// A check with these keys.
 fn postgres(keys: &str) -> String {
@@ -37,8 +38,11 @@ fn a_server_is_judged_by_what_it_says_to_a_start_up_packet() {
     sql(&server, "CREATE ROLE sluice LOGIN");
     sql(&server, "CREATE ROLE full LOGIN CONNECTION LIMIT 0");
     sql(&server, "CREATE ROLE locked LOGIN PASSWORD 'secret'");
+    let authority = Authority::new("authority");
+    server.use_certificate(&authority.issue("db.test", 100));
     server.ask_password_of("locked");
-    let trusted = format!("ca = \"{}\"\nsni = \"db.test\"\n", server.certificate().display());
+    eventually("the server has taken its new settings", || server.said().contains("reloading").then_some(()));
+    let trusted = format!("ca = \"{}\"\nsni = \"db.test\"\n", authority.path().display());
     let in_tls = |keys: &str| postgres(&format!("tls = \"require\"\ndatabase = \"postgres\"\n{keys}"));
     let checks = [
         postgres("database = \"postgres\""),
@@ -67,8 +71,8 @@ fn a_server_is_judged_by_what_it_says_to_a_start_up_packet() {
     assert_eq!(server.said(), before, "checks of a server that is well leave nothing in its log");
 
     let noisy = Checked::start(own_loopback(), &checks[4..]);
-    noisy.expect(0, "ok", "refused_user", "role \"nobody\" does not exist (SQLSTATE 28000)");
-    noisy.expect(1, "ok", "refused_user", "database \"sluice\" does not exist (SQLSTATE 3D000)");
+    noisy.expect(0, "ok", "refused_user", "nobody\\\" does not exist (SQLSTATE 28000)");
+    noisy.expect(1, "ok", "refused_user", "sluice\\\" does not exist (SQLSTATE 3D000)");
     noisy.expect(2, "failed", "full", "(SQLSTATE 53300)");
     noisy.expect(3, "failed", "certificate_issuer", "issuer is unknown");
     assert_ne!(server.said(), before, "the comparison above can fail");

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 
 use super::{Process, answer, finish, printed, program};
 use crate::support::{TempDir, eventually};
 
-/// A server with data of its own; `root` comes through its socket file, without a password.
+/// A server with data of its own and without the caller's settings; `root` comes through its socket file, without a password.
 pub struct MariaDb {
     _process: Process,
     pub address: SocketAddr,
@@ -19,15 +18,20 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// Starts it; back when it answers queries. Nothing has connected to its port until then.
+    /// Starts it; back when it answers queries. Nothing has connected to its port until then. It knows `hosts` only, lines
+    /// as in /etc/hosts: it counts the errors of none but addresses that it has looked up. Needs root for that.
     #[track_caller]
-    pub fn start(address: SocketAddr, arguments: &[&str]) -> Self {
+    pub fn start(address: SocketAddr, hosts: &str, arguments: &[&str]) -> Self {
         let dir = TempDir::new();
-        let mut install = as_we_are(program("/usr/bin/mariadb-install-db"));
-        install.arg("--datadir").arg(dir.path().join("data"));
+        fs::create_dir(dir.path().join("data")).unwrap();
+        let mut install = program("/usr/bin/mariadb-install-db");
+        install.args(["--no-defaults", "--user=root", "--datadir"]).arg(dir.path().join("data"));
         printed(install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-log-bin"]));
         let said = dir.path().join("said");
-        let mut server = as_we_are(program("/usr/sbin/mariadbd"));
+        fs::write(dir.path().join("hosts"), hosts).unwrap();
+        let mut server = program("/usr/bin/unshare");
+        server.args(["--mount", "/bin/sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        server.arg(dir.path().join("hosts")).args(["/usr/sbin/mariadbd", "--no-defaults", "--user=root"]);
         server.arg("--datadir").arg(dir.path().join("data")).arg("--socket").arg(dir.path().join("socket"));
         server.args([&format!("--bind-address={}", address.ip()), &format!("--port={}", address.port())]);
         server.args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=16M", "--performance-schema=on"]);
@@ -61,13 +65,4 @@ fn client(socket: &PathBuf, statements: &str) -> Command {
     client.args(["--no-defaults", "--user=root", "--skip-column-names", "--batch"]).arg("--socket").arg(socket);
     client.args(["--execute", statements]);
     client
-}
-
-/// The caller's settings stay out; root has to say that it means it.
-fn as_we_are(mut command: Command) -> Command {
-    command.arg("--no-defaults");
-    if geteuid().is_root() {
-        command.arg("--user=root");
-    }
-    command
 }

@@ -93,14 +93,8 @@ impl Postgres {
         let mut initdb = Self::unprivileged(build, "initdb");
         initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
         printed(initdb.arg(dir.path().join("data")));
-        let certificate = Certificate::for_name(host);
-        for (from, to) in [(certificate.path(), "server.crt"), (certificate.key(), "server.key")] {
-            let to = dir.path().join("data").join(to);
-            fs::copy(from, &to).unwrap();
-            fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
-            give_to_postgres(&to);
-        }
         let mut postgres = Self { process: None, address, name: name.to_owned(), build, dir };
+        postgres.put_certificate(&Certificate::for_name(host));
         postgres.start_again();
         postgres
     }
@@ -165,13 +159,34 @@ impl Postgres {
         pids.filter(ours).map(Pid::from_raw).collect()
     }
 
+    fn put_certificate(&self, certificate: &Certificate) {
+        for (from, to) in [(certificate.path(), "server.crt"), (certificate.key(), "server.key")] {
+            let to = self.data().join(to);
+            fs::copy(from, &to).unwrap();
+            fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
+            give_to_postgres(&to);
+        }
+    }
+
+    /// Shows this certificate from now on.
+    #[track_caller]
+    pub fn use_certificate(&self, certificate: &Certificate) {
+        self.put_certificate(certificate);
+        self.reload();
+    }
+
+    #[track_caller]
+    fn reload(&self) {
+        assert_eq!(printed(&mut psql(self.address, "disable", "SELECT pg_reload_conf()")), "t");
+    }
+
     /// Asks for the password of `user` from now on.
     #[track_caller]
     pub fn ask_password_of(&self, user: &str) {
         let path = self.data().join("pg_hba.conf");
         let rules = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("host all {user} 127.0.0.0/8 scram-sha-256\n{rules}")).unwrap();
-        assert_eq!(printed(&mut psql(self.address, "disable", "SELECT pg_reload_conf()")), "t");
+        self.reload();
     }
 
     fn data(&self) -> PathBuf {
