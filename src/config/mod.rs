@@ -30,7 +30,10 @@ use crate::decide::route::Conditions;
 
 pub use check::check;
 pub use dump::dump;
-pub use health::{CheckKind, ClientCertificate, HealthCheck, Http, Https, Loaded, Tcp, Tls, TlsHello, Trust, Verify};
+pub use health::{
+    Agent, CheckKind, ClientCertificate, Encryption, Exec, Expect, HealthCheck, Http, Https, Ldap, Loaded, MySql,
+    Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
+};
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;

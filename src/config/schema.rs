@@ -97,6 +97,7 @@ impl Kind {
                 json!({ "type": "array", "items": { "type": "string" } })
             }
             Self::Tables => json!({ "type": "object" }),
+            Self::List(keys) => list_of(&keys.schema(&[])),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::backend::{Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
-use crate::config::{self, Config, PoolId, Reject, RouteTarget};
+use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
 use crate::decide::health::Health;
 use crate::decide::hello::FirstBytes;
@@ -158,6 +158,7 @@ impl Snapshot {
                 vitals.health = match (is_checked, vitals.health) {
                     (false, _) => Health::Unchecked,
                     (true, Health::Unchecked) => Health::Up,
+                    (true, Health::Unknown) => untold(pool.config.health.as_ref()),
                     (true, known) => known,
                 };
             });
@@ -211,7 +212,7 @@ impl Kept {
     fn pool(&mut self, config: &config::Pool, workers: usize) -> Result<Pool, TableError> {
         let state = self.pools.remove(&config.name);
         let state = state.unwrap_or_else(|| Arc::new(PoolState::new(Arc::clone(&config.name), workers)));
-        let fresh = if config.health.is_some() { Health::Unknown } else { Health::Unchecked };
+        let fresh = untold(config.health.as_ref());
         let backends = config.backends.iter().map(|backend| {
             let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), backend.address);
             let Some(kept) = self.backends.remove(&identity) else {
@@ -227,5 +228,15 @@ impl Kept {
             .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
             .collect();
         Ok(Pool { config: config.clone(), balancer: Balancer::new(config.method, &members)?, backends, state })
+    }
+}
+
+/// The health of a backend of which nothing is known yet. An agent that cannot be asked leaves a backend as it is, so one
+/// that has an agent takes traffic until the agent says otherwise.
+fn untold(check: Option<&HealthCheck>) -> Health {
+    match check.map(|check| &check.kind) {
+        None => Health::Unchecked,
+        Some(CheckKind::Agent(_)) => Health::Up,
+        Some(_) => Health::Unknown,
     }
 }

@@ -24,6 +24,7 @@ pub mod checked;
 pub mod hello;
 pub mod judge;
 pub mod log_tail;
+pub mod namespace;
 pub mod plan;
 pub mod proxy;
 pub mod pump;

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 use super::evidence::{Excerpt, excerpt};
 use super::{Finding, Target, certificate};
-use crate::decide::hello::proxy::write_local;
+use crate::decide::health::agent::AgentWords;
+use crate::decide::hello::proxy::{Version, write_local};
 use crate::state::{CertificateFacts, CheckPhase};
 use crate::sys::socket;
 
@@ -53,10 +54,26 @@ impl Failed {
         Self { finding: Finding::Unwell, reason, detail: detail.into() }
     }
 
+    /// Nothing can be said, for this reason.
+    pub fn unknown(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { finding: Finding::Nothing, reason, detail: detail.into() }
+    }
+
     /// Nothing can be said: it is a matter of this machine.
     pub fn local(detail: impl Into<String>) -> Self {
-        Self { finding: Finding::Nothing, reason: "local", detail: detail.into() }
+        Self::unknown("local", detail)
     }
+}
+
+/// What a conversation leaves behind, however it ended.
+#[derive(Debug)]
+pub struct Found {
+    /// How it went.
+    pub phases: Vec<CheckPhase>,
+    /// The certificate that was shown.
+    pub certificate: Option<CertificateFacts>,
+    /// What an agent said.
+    pub agent: Option<AgentWords>,
 }
 
 /// One conversation.
@@ -66,6 +83,8 @@ pub struct Talk<'a> {
     pub target: &'a Target<'a>,
     /// The certificate that was shown.
     pub certificate: Option<CertificateFacts>,
+    /// What an agent said.
+    pub agent: Option<AgentWords>,
     begun: Instant,
     phases: Vec<CheckPhase>,
     running: Option<Running>,
@@ -104,7 +123,7 @@ impl Running {
 impl<'a> Talk<'a> {
     /// Nothing was said yet.
     pub fn new(target: &'a Target<'a>) -> Self {
-        Self { target, certificate: None, begun: Instant::now(), phases: Vec::new(), running: None }
+        Self { target, certificate: None, agent: None, begun: Instant::now(), phases: Vec::new(), running: None }
     }
 
     /// Begins a phase; the one before it is over.
@@ -138,9 +157,9 @@ impl<'a> Talk<'a> {
     }
 
     /// What was found on the way.
-    pub fn end(mut self) -> (Vec<CheckPhase>, Option<CertificateFacts>) {
+    pub fn end(mut self) -> Found {
         self.end_phase();
-        (self.phases, self.certificate)
+        Found { phases: self.phases, certificate: self.certificate, agent: self.agent }
     }
 
     /// The failure when time is up: in which phase, and what had come until then.
@@ -176,19 +195,28 @@ impl<'a> Talk<'a> {
 
     /// Connects; a backend that expects PROXY headers gets one that says whose connection it is: ours (LOCAL).
     pub async fn connect(&mut self) -> Result<TcpStream, Failed> {
+        self.connect_with(self.target.send_proxy).await
+    }
+
+    /// Connects to what is not the backend itself and expects no PROXY header.
+    pub async fn connect_bare(&mut self) -> Result<TcpStream, Failed> {
+        self.connect_with(None).await
+    }
+
+    async fn connect_with(&mut self, send_proxy: Option<Version>) -> Result<TcpStream, Failed> {
         self.phase("connect");
         let connected = async {
             let mut stream = TcpStream::connect(self.target.address).await?;
             // A dialogue of small messages waits for each other's acknowledgements otherwise.
             stream.set_nodelay(true)?;
-            if let Some(version) = self.target.send_proxy {
+            if let Some(version) = send_proxy {
                 let header = write_local(version, stream.local_addr()?, stream.peer_addr()?);
                 stream.write_all(&header).await?;
             }
             Ok(stream)
         };
         let connected = connected.await;
-        if let (Ok(_), Some(version)) = (&connected, self.target.send_proxy) {
+        if let (Ok(_), Some(version)) = (&connected, send_proxy) {
             self.note(&format!("sent PROXY {} LOCAL", version.name()));
         }
         connected.map_err(|error| self.failed(&error))
