@@ -7,7 +7,9 @@ mod journal;
 mod json_lines;
 mod lifecycle;
 mod log_writer;
+mod lookup;
 mod metrics;
+mod names;
 mod probe_tcp;
 mod probes;
 mod reload;
@@ -95,7 +97,8 @@ pub struct Control {
     source: ConfigSource,
     plane: RefCell<Box<dyn DataPlane>>,
     probes: RefCell<probes::Probes>,
-    /// Held while a reload runs: the next one waits.
+    names: RefCell<names::Names>,
+    /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }

@@ -187,4 +187,8 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, answer: &mut Explanation) {
         };
         answer.others.push(PassedOver { backend: backend.name.to_string(), why });
     }
+    let unresolved = pool.unresolved.iter();
+    answer
+        .others
+        .extend(unresolved.map(|(name, why)| PassedOver { backend: name.to_string(), why: (*why).to_owned() }));
 }

@@ -5,6 +5,7 @@ mod backend;
 mod counters;
 mod explain;
 mod log;
+mod names;
 mod refused;
 mod snapshot;
 
@@ -23,6 +24,7 @@ pub use counters::{
 };
 pub use explain::{Explanation, RouteQuery, explain};
 pub use log::{LogMessage, LogSink};
+pub use names::{MOST_MEMBERS, NameReport, NameReports, Resolution, targets};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Routed, Snapshot};
 
@@ -79,6 +81,8 @@ pub struct Shared {
     pub log: LogSink,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
+    /// What is known of named backends.
+    pub names: NameReports,
     cancels: Mutex<Cancels>,
     phase: AtomicU8,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
@@ -115,6 +119,7 @@ impl Shared {
             workers: (0..workers).map(|_| Padded::default()).collect(),
             log,
             reloads: Mutex::default(),
+            names: NameReports::default(),
             cancels: Mutex::new(Cancels {
                 by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),
                 all: Bucket::full(ALL_CANCELS.1, 0),

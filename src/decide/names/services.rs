@@ -36,6 +36,13 @@ pub struct Branch {
     pub weight: Option<u32>,
 }
 
+impl Branch {
+    /// The only branch of a host that is named itself.
+    pub const fn of_host(host: Arc<str>, port: u16) -> Self {
+        Self { host, port, tier: Tier::Primary, weight: None }
+    }
+}
+
 /// Branches of an answer, and how many records are left out. The lowest priority is primary, every other is backup.
 /// Records of one priority without any weight (all 0) have none; otherwise weights stand as they are, unless one is
 /// over 1000 or 0: then they are scaled until the largest is about 1000, and at least 1.

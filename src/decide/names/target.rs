@@ -53,6 +53,8 @@ impl fmt::Display for TargetError {
     }
 }
 
+impl std::error::Error for TargetError {}
+
 impl Target {
     /// Reads a name as written; addresses are none.
     pub fn parse(text: &str) -> Result<Self, TargetError> {

@@ -78,11 +78,7 @@ fn the_lowest_priority_is_primary_and_all_others_are_backup() {
     let tiers: Vec<(&str, Tier, Option<u32>)> = branches.iter().map(|b| (&*b.host, b.tier, b.weight)).collect();
     assert_eq!(
         tiers,
-        [
-            ("a.test", Tier::Primary, Some(5)),
-            ("c.test", Tier::Backup, Some(1)),
-            ("d.test", Tier::Backup, None)
-        ]
+        [("a.test", Tier::Primary, Some(5)), ("c.test", Tier::Backup, Some(1)), ("d.test", Tier::Backup, None)]
     );
 }
 
@@ -100,7 +96,7 @@ fn services_that_are_none_and_services_beyond_the_limit_are_left_out() {
 }
 
 fn host() -> Vec<Branch> {
-    vec![Branch { host: "a.test".into(), port: 443, tier: Tier::Primary, weight: None }]
+    vec![Branch::of_host("a.test".into(), 443)]
 }
 
 fn records(addresses: &[&str], ttl_s: u32) -> Reply<IpAddr> {
@@ -127,9 +123,14 @@ fn holds(known: &Known, want: &[&str]) {
 
 #[test]
 fn a_name_is_asked_again_after_its_time_to_live_within_bounds() {
-    for (v4_s, v6_s, wait_ms) in
-        [(30, 60, 30_000), (60, 30, 30_000), (0, 9, 1000), (86_400, 900, 300_000), (1, 1, 1000), (u32::MAX, 300, 300_000)]
-    {
+    for (v4_s, v6_s, wait_ms) in [
+        (30, 60, 30_000),
+        (60, 30, 30_000),
+        (0, 9, 1000),
+        (86_400, 900, 300_000),
+        (1, 1, 1000),
+        (u32::MAX, 300, 300_000),
+    ] {
         let mut known = Known::default();
         let outcome = take(&mut known, records(&["10.0.0.1"], v4_s), records(&["2001:db8::1"], v6_s), 5000);
         assert_eq!(outcome.next_ms, 5000 + wait_ms, "{v4_s} {v6_s}");
