@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::{DEADLINE, TempDir, eventually};
 
 pub mod configured;
+pub mod knot;
 pub mod openssl;
 pub mod postgres;
 
