@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub mod backend;
+pub mod dns;
 pub mod hello;
 pub mod judge;
 pub mod log_tail;
