@@ -1,80 +1,19 @@
-//! Backends by name, with a real DNS server (Knot): addresses come and go, servers die, sets stay. Answers of a server
-//! that means harm are in `names_hostile.rs`, decisions by themselves in `src/decide/names`.
+//! Backends by name, with a real DNS server (Knot): what members a name has, and what becomes of them when the server
+//! says nothing or dies. How changes come into force is in `names_in_force.rs`; answers of a server that means harm in
+//! `names_hostile.rs`; decisions by themselves in `src/decide/names`.
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::hello::client_hello;
-use support::servers::Clients;
+use support::named::{POOL, answers, global, hello, members, name, start, start_alone, wait_for_members};
 use support::servers::knot::Knot;
-use support::{Backend, Daemon, connect, eventually, exchange, own_loopback};
-
-const POOL: &str = r#"
-[[listener]]
-name = "tls"
-bind = ["{ip}:443"]
-pool = "shop"
-[pool.shop]
-balance = "round-robin"
-backends = ["web.shop.test:1001"]
-"#;
-
-fn hello() -> Vec<u8> {
-    client_hello(Some("any.test"), &[])
-}
-
-#[track_caller]
-fn start(knot: &Knot, body: &str) -> Daemon {
-    Daemon::start_with(body, &global(knot), |command| command)
-}
-
-fn global(knot: &Knot) -> String {
-    format!("resolvers = [\"{}\"]\n", knot.address)
-}
-
-/// What the status says of a name.
-#[track_caller]
-fn name(daemon: &Daemon, wanted: &str) -> Value {
-    let status = daemon.json("/v1/status");
-    let found = status["names"].as_array().unwrap().iter().find(|name| name["name"] == wanted).cloned();
-    found.unwrap_or_else(|| panic!("no name {wanted} in {status:#}"))
-}
-
-/// Members of the pool with their weights.
-fn members(daemon: &Daemon) -> BTreeMap<String, u64> {
-    let list = daemon.json("/v1/backends");
-    let rows = list.as_array().unwrap().iter();
-    rows.map(|row| (row["backend"].as_str().unwrap().to_owned(), row["weight"].as_u64().unwrap())).collect()
-}
-
-#[track_caller]
-fn wait_for_members(daemon: &Daemon, wanted: &[&str]) {
-    let mut wanted: Vec<&str> = wanted.to_vec();
-    wanted.sort_unstable();
-    let mut last = Vec::new();
-    eventually(&format!("members {wanted:?}"), || {
-        last = members(daemon).into_keys().collect();
-        (last == wanted).then_some(())
-    });
-}
-
-/// Who answers, asked so often that with taking turns everybody had one.
-#[track_caller]
-fn answers(daemon: &Daemon) -> BTreeMap<String, u32> {
-    let mut count = BTreeMap::new();
-    for _ in 0..12 {
-        let answer = exchange(daemon.at(443), &hello()).expect("an answer");
-        *count.entry(String::from_utf8(answer).unwrap()).or_default() += 1;
-    }
-    count
-}
+use support::{Backend, Daemon, eventually, exchange, own_loopback};
 
 #[test]
 fn all_addresses_of_both_families_are_members() {
@@ -83,7 +22,7 @@ fn all_addresses_of_both_families_are_members() {
     let port = v6.address.port();
     let _backends = [Backend::naming((a, port), "a"), Backend::naming((b, port), "b")];
     let knot = Knot::start(dns, &format!("web A {a}\nweb A {b}\nweb AAAA ::1"));
-    let daemon = start(&knot, &POOL.replace("1001", &port.to_string()));
+    let daemon = start_alone(&knot, &POOL.replace("1001", &port.to_string()));
     wait_for_members(&daemon, &[&format!("{a}:{port}"), &format!("{b}:{port}"), &format!("[::1]:{port}")]);
     let want: BTreeMap<String, u32> = [("a", 4), ("b", 4), ("six", 4)].map(|(k, v)| (k.to_owned(), v)).into();
     assert_eq!(answers(&daemon), want);
@@ -95,48 +34,6 @@ fn all_addresses_of_both_families_are_members() {
     assert_eq!((row["resolved_from"].as_str(), &row["stale_since"]), (name["name"].as_str(), &Value::Null));
     assert_eq!(daemon.metric(&format!("sluice_name_addresses{{name=\"web.shop.test:{port}\"}}")), 3.0);
     assert_eq!(daemon.metric(&format!("sluice_name_stale{{name=\"web.shop.test:{port}\"}}")), 0.0);
-}
-
-#[test]
-fn changes_are_taken_when_the_time_to_live_ends_and_sessions_run_on() {
-    let [dns, a, b] = [(); 3].map(|()| own_loopback());
-    let _backends = [Backend::echo((a, 1001)), Backend::echo((b, 1001))];
-    let knot = Knot::start(dns, &format!("web A {a}"));
-    let daemon = start(&knot, POOL);
-    let mut session = connect(daemon.at(443));
-    let mut echo = vec![0; hello().len()];
-    session.write_all(&hello()).unwrap();
-    session.read_exact(&mut echo).unwrap();
-
-    knot.serve(&format!("web A {a}\nweb A {b}"));
-    let (first, second) = (format!("{a}:1001"), format!("{b}:1001"));
-    wait_for_members(&daemon, &[&first, &second]);
-    let kept = daemon.json("/v1/backends");
-    let row = kept.as_array().unwrap().iter().find(|row| row["backend"] == *first).unwrap();
-    assert_eq!((&row["active"], &row["total"]), (&json!(1), &json!(1)), "a member that stays keeps its counts");
-
-    knot.serve(&format!("web A {b}"));
-    wait_for_members(&daemon, &[&second]);
-    session.write_all(&hello()).unwrap();
-    session.read_exact(&mut echo).expect("removed-sessions is keep");
-    assert_eq!(daemon.metric("sluice_config_generation"), 1.0, "a name that leads elsewhere is no reload");
-    assert_eq!(daemon.metric("sluice_reloads_total{result=\"ok\"}"), 0.0);
-}
-
-#[test]
-fn sessions_of_a_removed_address_end_where_the_configuration_says_so() {
-    let [dns, a, b] = [(); 3].map(|()| own_loopback());
-    let _backends = [Backend::echo((a, 1001)), Backend::echo((b, 1001))];
-    let knot = Knot::start(dns, &format!("web A {a}"));
-    let global = format!("{}removed-sessions = \"close\"\n", global(&knot));
-    let daemon = Daemon::start_with(POOL, &global, |command| command);
-    let mut session = connect(daemon.at(443));
-    let mut echo = vec![0; hello().len()];
-    session.write_all(&hello()).unwrap();
-    session.read_exact(&mut echo).unwrap();
-    knot.serve(&format!("web A {b}"));
-    assert!(session.read(&mut echo).is_err(), "it is reset");
-    assert_eq!(daemon.wait_for_records(1)[0]["end"], "drained");
 }
 
 #[test]
@@ -239,7 +136,7 @@ connect-tries = 3
 address = "srv:_https._tcp.shop.test"
 name = "shop"
 "#;
-    let daemon = start(&knot, body);
+    let daemon = start_alone(&knot, body);
     let want = [(format!("shop@{a}:1001"), 30), (format!("shop@{b}:1002"), 10), (format!("shop@{c}:1003"), 100)];
     assert_eq!(members(&daemon), want.clone().into());
     let shares: BTreeMap<String, u32> = [("a".to_owned(), 9), ("b".to_owned(), 3)].into();
@@ -273,60 +170,6 @@ fn two_names_with_one_address_are_one_member() {
 }
 
 #[test]
-fn no_connection_fails_while_the_set_changes() {
-    let dns = own_loopback();
-    let addresses: Vec<Ipv4Addr> = (0..4).map(|_| own_loopback()).collect();
-    let names = ["a", "b", "c", "d"];
-    let _backends: Vec<Backend> =
-        addresses.iter().zip(names).map(|(address, name)| Backend::naming((*address, 1001), name)).collect();
-    let zone = |present: &[usize]| -> String {
-        present.iter().map(|which| format!("web A {}\n", addresses[*which])).collect()
-    };
-    let knot = Knot::start(dns, &zone(&[0]));
-    let body = format!("{POOL}[pool.shop.health]\ncheck = \"tcp\"\ninterval = \"200ms\"\n");
-    let daemon = start(&knot, &body);
-    let listener = daemon.at(443);
-    let clients = Clients::start(4, move || match exchange(listener, &hello()) {
-        Ok(answer) if answer.len() == 1 => Ok(String::from_utf8_lossy(&answer).into_owned()),
-        Ok(answer) => Err(format!("answer {}", answer.escape_ascii())),
-        Err(error) => Err(error.to_string()),
-    });
-    for present in [&[0, 1][..], &[1, 2, 3], &[3], &[0, 1, 2, 3], &[2]] {
-        knot.serve(&zone(present));
-        let want: Vec<String> = present.iter().map(|which| format!("{}:1001", addresses[*which])).collect();
-        wait_for_members(&daemon, &want.iter().map(String::as_str).collect::<Vec<_>>());
-        let since = Instant::now();
-        for which in present {
-            clients.wait_for(5, since, names[*which]);
-        }
-    }
-    let attempts = clients.stop();
-    let failed: Vec<&String> = attempts.iter().filter_map(|attempt| attempt.answer.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), attempts.len(), failed.first());
-    println!("{} connections while the set changed five times", attempts.len());
-}
-
-#[test]
-fn names_of_a_reload_are_resolved_before_it_is_in_force() {
-    let [dns, a, b] = [(); 3].map(|()| own_loopback());
-    let _backends = [Backend::naming((a, 1001), "a"), Backend::naming((b, 1001), "b")];
-    let knot = Knot::start(dns, &format!("web A {a}\nnew A {b}"));
-    let daemon = start(&knot, POOL);
-    daemon.write_config(&POOL.replace("web.shop", "new.shop"), &global(&knot));
-    daemon.reload();
-    assert_eq!(answers(&daemon).into_keys().collect::<Vec<_>>(), ["b"], "at once, without a moment of no backend");
-    let names = daemon.json("/v1/status")["names"].clone();
-    assert_eq!(names.as_array().unwrap().len(), 1, "the old name is forgotten: {names}");
-    // A reload that fails forgets its new names, and keeps the old ones.
-    let bad =
-        format!("{}\n[[listener]]\nname = \"bad\"\nprotocol = \"tcp\"\nbind = [\"{a}:1001\"]\npool = \"shop\"", POOL);
-    daemon.write_config(&bad, &global(&knot));
-    assert_eq!(daemon.cli(&["reload", "--wait"]).status.code(), Some(1));
-    assert_eq!(daemon.json("/v1/status")["names"][0]["name"], "new.shop.test:1001");
-    assert_eq!(daemon.json("/v1/status")["names"].as_array().unwrap().len(), 1);
-}
-
-#[test]
 fn names_and_hosts_of_the_system_are_used_without_resolvers() {
     // Everywhere in /etc/hosts or known without it (RFC 6761 6.3): no server is asked.
     let local = Backend::naming((Ipv4Addr::LOCALHOST, 0), "localhost");
@@ -341,4 +184,29 @@ fn addresses_without_a_source_of_their_family_are_left_out() {
     let knot = Knot::start(dns, &format!("web A {a}\nweb AAAA ::1"));
     let daemon = start(&knot, &format!("{POOL}source-address = \"127.0.0.1\"\n"));
     assert_eq!(members(&daemon).into_keys().collect::<Vec<_>>(), [format!("{a}:1001")]);
+}
+
+#[test]
+fn routes_on_a_file_name_what_only_a_daemon_can_resolve() {
+    let dir = support::TempDir::new();
+    let path = dir.path().join("a.toml");
+    std::fs::write(&path, POOL.replace("{ip}", "127.0.0.1").replace("\"web", "\"127.0.0.1:1001\", \"web")).unwrap();
+    let output = support::sluice().args(["route", "--listener", "tls", "-c"]).arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("backend   127.0.0.1:1001"), "{text}");
+    assert!(text.contains("not       web.shop.test:1001: unresolved: offline"), "{text}");
+}
+
+#[test]
+fn the_quick_start_takes_names() {
+    let backend = Backend::naming((Ipv4Addr::LOCALHOST, 0), "q");
+    let listener = SocketAddr::from((own_loopback(), 443));
+    let dir = support::TempDir::new();
+    let mut command = support::sluice();
+    command.arg("--socket").arg(dir.path().join("s.sock")).args(["run", "--listen", &listener.to_string()]);
+    command.args(["--to", &format!("localhost:{}", backend.address.port())]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let _daemon = support::servers::Process::spawn(&mut command, nix::sys::signal::Signal::SIGTERM);
+    let answer = eventually("an answer", || exchange(listener, &hello()).ok().filter(|answer| !answer.is_empty()));
+    assert_eq!(answer, b"q");
 }

@@ -18,7 +18,71 @@ address = "srv:_https._tcp.example.com"
 weight = 10
 backup = true
 "#,
-        "",
+        r#"
+error[E007]: `shop.example.com` is not an address with a port for `backends`
+ --> a.toml:8:13
+  |
+8 | backends = ["shop.example.com", "shop.example.com:0", "shop..example.com:443", "_https._tcp.example.com:443"]
+  |             ^^^^^^^^^^^^^^^^^^
+  |
+  = help: such as "10.0.0.11:443", "[2001:db8::1]:443" or "shop.example.com:443"
+
+error[E007]: `shop.example.com:0` in `backends` names nothing: the port is not 1 to 65535
+ --> a.toml:8:33
+  |
+8 | backends = ["shop.example.com", "shop.example.com:0", "shop..example.com:443", "_https._tcp.example.com:443"]
+  |                                 ^^^^^^^^^^^^^^^^^^^^
+  |
+  = help: such as "shop.example.com:443"
+
+error[E007]: `shop..example.com:443` in `backends` names nothing: the name has an empty label
+ --> a.toml:8:55
+  |
+8 | backends = ["shop.example.com", "shop.example.com:0", "shop..example.com:443", "_https._tcp.example.com:443"]
+  |                                                       ^^^^^^^^^^^^^^^^^^^^^^^
+  |
+  = help: such as "shop.example.com:443"
+
+error[E007]: `_https._tcp.example.com:443` in `backends` is no host: a service needs `srv:` before it and no port
+ --> a.toml:8:80
+  |
+8 | backends = ["shop.example.com", "shop.example.com:0", "shop..example.com:443", "_https._tcp.example.com:443"]
+  |                                                                                ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  |
+  = help: write "srv:_https._tcp.example.com"
+
+error[E007]: `srv:https.example.com` in `address` names nothing: a service begins with two labels like `_https._tcp`
+  --> a.toml:10:11
+   |
+10 | address = "srv:https.example.com"
+   |           ^^^^^^^^^^^^^^^^^^^^^^^
+   |
+   = help: such as "srv:_https._tcp.shop.example.com"
+
+error[E007]: `srv:_https._tcp.example.com:443` in `address` names nothing: the records of a service have ports of their own
+  --> a.toml:12:11
+   |
+12 | address = "srv:_https._tcp.example.com:443"
+   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+   |
+   = help: write "srv:_https._tcp.example.com"
+
+error[E017]: `weight` of backend of [pool.shop] beside `srv:_https._tcp.example.com`: its records have weights
+  --> a.toml:15:1
+   |
+15 | weight = 10
+   | ^^^^^^
+   |
+   = help: remove it
+
+error[E017]: `backup` of backend of [pool.shop] beside `srv:_https._tcp.example.com`: its records have priorities
+  --> a.toml:16:1
+   |
+16 | backup = true
+   | ^^^^^^
+   |
+   = help: remove it
+"#,
     );
 }
 

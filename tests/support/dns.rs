@@ -40,6 +40,8 @@ pub enum Say {
     Truncated,
     /// This code without records.
     Code(u8),
+    /// An answer to another question, as one who forges them would guess.
+    Forged,
     /// These bytes, after the question's id.
     Garbage(Vec<u8>),
     /// Nothing.
@@ -151,6 +153,7 @@ fn write(query: &[u8], say: Say) -> Option<Vec<u8>> {
         Say::Truncated => (0x8780, Vec::new()),
         Say::Code(code) => (0x8580 | u16::from(code), Vec::new()),
         Say::Garbage(bytes) => return Some([&query[..2], &bytes].concat()),
+        Say::Forged => return Some([&[!query[0], query[1], 0x85, 0x80], &query[4..]].concat()),
         Say::Nothing => return None,
     };
     let mut message = query[..2].to_vec();

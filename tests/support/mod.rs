@@ -23,6 +23,7 @@ pub mod dns;
 pub mod hello;
 pub mod judge;
 pub mod log_tail;
+pub mod named;
 pub mod plan;
 pub mod proxy;
 pub mod pump;

@@ -1,9 +1,6 @@
 //! Tests of named backends: names as written, services as branches, and what answers make of a set.
 
-use std::collections::BTreeSet;
-
 use super::*;
-use crate::decide::balance::next_random;
 
 #[track_caller]
 fn target(text: &str, want: Result<&str, TargetError>) {
@@ -100,7 +97,7 @@ fn host() -> Vec<Branch> {
 }
 
 fn records(addresses: &[&str], ttl_s: u32) -> Reply<IpAddr> {
-    Reply::Records(addresses.iter().map(|address| address.parse().unwrap()).collect(), ttl_s)
+    Reply::Records(addresses.iter().map(|address| address.parse().expect("an address")).collect(), ttl_s)
 }
 
 fn nothing() -> Reply<IpAddr> {
@@ -256,51 +253,4 @@ fn an_unchanged_answer_is_the_same_set() {
     let before = Arc::clone(known.set());
     take(&mut known, records(&["10.0.0.2", "10.0.0.1"], 30), nothing(), 60_000);
     assert!(Arc::ptr_eq(&before, known.set()));
-}
-
-/// Whatever comes back: a set that was there is never empty again, it holds only addresses that were once given, the
-/// next question is 1 s to 5 min away, and staleness is exactly "not all of it is from the last answer".
-#[test]
-fn whatever_comes_back_a_set_never_becomes_empty() {
-    let mut dice = std::env::var("SLUICE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed);
-    println!("SLUICE_TEST_SEED={dice}");
-    let mut roll = |sides: u64| {
-        dice = next_random(dice);
-        (dice >> 33) % sides
-    };
-    for _ in 0..2000 {
-        let (mut known, mut now_ms, mut given, mut fresh) = (Known::default(), 0, BTreeSet::new(), 0);
-        for _ in 0..20 {
-            let mut reply = |third: u8| match roll(4) {
-                0 => nothing(),
-                1 => failed(),
-                _ => {
-                    let addresses = (0..roll(4)).map(|_| IpAddr::from([10, 0, third, roll(5) as u8])).collect();
-                    Reply::Records(addresses, roll(1000) as u32)
-                }
-            };
-            let (v4, v6) = (reply(4), reply(6));
-            let mut came = BTreeSet::new();
-            for reply in [&v4, &v6] {
-                if let Reply::Records(addresses, _) = reply {
-                    came.extend(addresses.iter().copied());
-                }
-            }
-            given.extend(came.iter().copied());
-            let had = known.set().len();
-            let outcome = take(&mut known, v4, v6, now_ms);
-            let set: BTreeSet<IpAddr> = known.set().iter().map(|found| found.address.ip()).collect();
-            assert_eq!(set.len(), known.set().len(), "each once");
-            assert!(had == 0 || !set.is_empty());
-            assert!(set.is_subset(&given) && came.is_subset(&set));
-            assert!((1000..=300_000).contains(&(outcome.next_ms - now_ms)));
-            assert_eq!(known.stale_since_ms().is_none(), outcome.result == LookupResult::Ok);
-            if known.stale_since_ms().is_none() {
-                assert_eq!(set, came, "fresh means: all of it, and nothing else, came just now");
-                fresh += 1;
-            }
-            now_ms = outcome.next_ms;
-        }
-        assert!(fresh > 0 || given.len() < 5, "{given:?}");
-    }
 }
