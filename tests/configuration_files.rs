@@ -144,8 +144,9 @@ fn shipped_file_shows_every_key_with_its_default() {
 const CONTRACT: &[(&str, &str)] = &[
     (
         "[global]",
-        "workers status-socket metrics max-connections shutdown-grace ready-delay removed-sessions state-file relay",
+        "workers status-socket metrics max-connections shutdown-grace ready-delay removed-sessions state-file resolvers relay",
     ),
+    // `resolvers` is an addition: which servers are asked for named backends.
     // Named by the issue about moving bytes; the contract has the pool's key of this name.
     ("[global.relay]", "full-reads small-fills small-fill pipe-size turn"),
     ("[log]", "format sessions target"),

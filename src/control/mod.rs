@@ -9,7 +9,9 @@ mod json_lines;
 mod keeper;
 mod lifecycle;
 mod log_writer;
+mod lookup;
 mod metrics;
+mod names;
 mod probe_now;
 mod prober;
 mod probes;
@@ -99,7 +101,8 @@ pub struct Control {
     source: ConfigSource,
     plane: RefCell<Box<dyn DataPlane>>,
     probes: RefCell<probes::Probes>,
-    /// Held while a reload runs: the next one waits.
+    names: RefCell<names::Names>,
+    /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }

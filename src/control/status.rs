@@ -1,5 +1,6 @@
 //! What the status socket says, as data: the same for HTTP and JSON lines.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Control;
+use crate::config;
 use crate::decide::hello::FirstAnswer;
 use crate::state::{Admin, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Standing};
 use crate::sys::clock::coarse_ms;
@@ -50,6 +52,7 @@ pub fn status(control: &Control) -> Value {
         "log_dropped": shared.log.dropped(),
         "listeners": listeners,
         "pools": pools,
+        "names": shared.names.list(),
     })
 }
 
@@ -81,14 +84,25 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
     {
         return None;
     }
+    let stale: HashMap<String, jiff::Timestamp> =
+        control.shared.names.list().into_iter().filter_map(|name| Some((name.name, name.stale_since?))).collect();
     let chosen = snapshot.pools.iter().filter(|candidate| pool.is_none_or(|name| *candidate.config.name == *name));
     let list = chosen.flat_map(|pool| {
-        pool.backends.iter().zip(&pool.config.backends).map(|(backend, config)| backend_status(pool, backend, config))
+        pool.backends
+            .iter()
+            .zip(&pool.config.backends)
+            .map(|(backend, config)| backend_status(pool, backend, config, &stale))
     });
     Some(list.collect())
 }
 
-fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backend) -> Value {
+fn backend_status(
+    pool: &Pool,
+    backend: &Backend,
+    config: &config::Backend,
+    stale: &HashMap<String, jiff::Timestamp>,
+) -> Value {
+    let resolved_from = config.address.target().map(ToString::to_string);
     let vitals = backend.vitals();
     let standing = backend.standing();
     let timings = backend.timings();
@@ -122,6 +136,8 @@ fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backen
         "pool": &*backend.pool,
         "backend": &*backend.name,
         "address": backend.address,
+        "resolved_from": resolved_from,
+        "stale_since": resolved_from.and_then(|name| stale.get(&name)),
         "state": standing.name(),
         "since": vitals.since,
         "weight": config.weight,

@@ -199,10 +199,13 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Expla
         let what = if is_full { "has a place left" } else { "takes connections" };
         answer.reason = Some(format!("no backend of pool `{}` {what}", config.name));
     }
+    let unresolved = pool.unresolved.iter();
+    let unresolved = unresolved.map(|(name, why)| OtherBackend { backend: name.to_string(), why: (*why).to_owned() });
     answer.others = explained
         .passed_over
         .into_iter()
         .map(|(member, why)| OtherBackend { backend: name(member), why: why_not(pool, member, why) })
+        .chain(unresolved)
         .collect();
 }
 

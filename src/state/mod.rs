@@ -8,6 +8,7 @@ mod events;
 mod explain;
 mod live;
 mod log;
+mod names;
 mod places;
 mod refused;
 mod snapshot;
@@ -30,6 +31,7 @@ pub use events::{Cause, Event, Events, Evidence};
 pub use explain::{Explanation, RouteQuery, explain};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
+pub use names::{MOST_MEMBERS, NameReport, NameReports, Resolution, targets};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Room, Routed, Snapshot};
@@ -89,6 +91,8 @@ pub struct Shared {
     pub events: Events,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
+    /// What is known of named backends.
+    pub names: NameReports,
     cancels: Mutex<Cancels>,
     phase: AtomicU8,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
@@ -126,6 +130,7 @@ impl Shared {
             log,
             events: Events::default(),
             reloads: Mutex::default(),
+            names: NameReports::default(),
             cancels: Mutex::new(Cancels {
                 by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),
                 all: Bucket::full(ALL_CANCELS.1, 0),

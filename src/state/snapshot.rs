@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::backend::{Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
+use super::names::{Members, Resolution};
 use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
 use crate::decide::health::Health;
@@ -79,12 +80,14 @@ impl Listener {
 /// A pool of one generation.
 #[derive(Debug)]
 pub struct Pool {
-    /// Its configuration.
+    /// Its configuration, with the members that names lead to in place of the names.
     pub config: config::Pool,
     /// Its tables.
     pub balancer: Balancer,
-    /// Backends in the order of the configuration.
+    /// Backends in the same order.
     pub backends: Vec<Arc<Backend>>,
+    /// Named backends without members, and why.
+    pub unresolved: Vec<(Arc<str>, &'static str)>,
     /// Its counters.
     pub state: Arc<PoolState>,
 }
@@ -101,6 +104,13 @@ pub enum Room {
 }
 
 impl Pool {
+    /// Whether these are its members.
+    fn has(&self, members: &Members) -> bool {
+        self.config.backends == members.described
+            && self.unresolved == members.unresolved
+            && self.backends.iter().map(|backend| backend.address).eq(members.addresses.iter().copied())
+    }
+
     /// What a member can do for a new connection. The clock is read only for one that is fresh.
     pub fn room(&self, member: MemberId, ignoring: HealthIgnored, now_ms: impl Fn() -> u64) -> Room {
         let backend = &self.backends[member];
@@ -126,7 +136,7 @@ impl Pool {
 /// One generation.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// 1 at start, one more with every reload.
+    /// 1 at start, one more with every reload; names that lead elsewhere change it not.
     pub generation: u64,
     /// The configuration that it came from.
     pub config: Arc<Config>,
@@ -141,12 +151,38 @@ impl Snapshot {
     ///
     /// # Errors
     /// When a pool is too large for its method, which the check of the configuration excludes.
-    pub fn build(config: Arc<Config>, previous: Option<&Self>, workers: usize) -> Result<Self, TableError> {
+    pub fn build(
+        config: Arc<Config>,
+        previous: Option<&Self>,
+        names: &Resolution,
+        workers: usize,
+    ) -> Result<Self, TableError> {
         let mut kept = Kept::of(previous);
-        let pools: Result<Vec<_>, _> = config.pools.iter().map(|pool| kept.pool(pool, workers).map(Arc::new)).collect();
+        let pool = |pool| kept.pool(pool, Members::of(pool, names), workers).map(Arc::new);
+        let pools: Result<Vec<_>, _> = config.pools.iter().map(pool).collect();
         let listeners = config.listeners.iter().map(|listener| Arc::new(kept.listener(listener, workers))).collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         Ok(Self { generation, config, listeners, pools: pools? })
+    }
+
+    /// The same generation with what names lead to now; `None` when that changes no pool. Pools that stay the same are
+    /// the same.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::build`]; the limit of members excludes it.
+    pub fn renewed(&self, names: &Resolution, workers: usize) -> Result<Option<Self>, TableError> {
+        let mut kept = Kept::of(Some(self));
+        let mut pools = self.pools.clone();
+        let mut changed = false;
+        for (pool, config) in pools.iter_mut().zip(&self.config.pools) {
+            let members = Members::of(config, names);
+            if !pool.has(&members) {
+                *pool = Arc::new(kept.pool(config, members, workers)?);
+                changed = true;
+            }
+        }
+        let (generation, config, listeners) = (self.generation, Arc::clone(&self.config), self.listeners.clone());
+        Ok(changed.then_some(Self { generation, config, listeners, pools }))
     }
 
     /// Carries over what is known of backends whose check was switched on or off; to be called once the generation
@@ -209,12 +245,13 @@ impl Kept {
         Listener { config: config.clone(), routes, state }
     }
 
-    fn pool(&mut self, config: &config::Pool, workers: usize) -> Result<Pool, TableError> {
+    fn pool(&mut self, config: &config::Pool, members: Members, workers: usize) -> Result<Pool, TableError> {
         let state = self.pools.remove(&config.name);
         let state = state.unwrap_or_else(|| Arc::new(PoolState::new(Arc::clone(&config.name), workers)));
         let fresh = untold(config.health.as_ref());
-        let backends = config.backends.iter().map(|backend| {
-            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), backend.address);
+        let Members { described, addresses, unresolved } = members;
+        let backends = described.iter().zip(addresses).map(|(backend, address)| {
+            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), address);
             let Some(kept) = self.backends.remove(&identity) else {
                 let (pool, name, address) = identity;
                 return Arc::new(Backend::new(pool, name, address, fresh, workers));
@@ -222,12 +259,13 @@ impl Kept {
             kept
         });
         let backends: Vec<Arc<Backend>> = backends.collect();
-        let members: Vec<Member> = config
-            .backends
+        let members: Vec<Member> = described
             .iter()
             .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
             .collect();
-        Ok(Pool { config: config.clone(), balancer: Balancer::new(config.method, &members)?, backends, state })
+        let balancer = Balancer::new(config.method, &members)?;
+        let config = config::Pool { backends: described, ..config.clone() };
+        Ok(Pool { config, balancer, backends, unresolved, state })
     }
 }
 

@@ -18,6 +18,7 @@ use super::{DEADLINE, TempDir, eventually};
 
 pub mod configured;
 pub mod directory;
+pub mod knot;
 pub mod mail;
 pub mod mariadb;
 pub mod openssl;

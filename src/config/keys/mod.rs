@@ -41,6 +41,10 @@ pub enum Kind {
     Address,
     /// Several `address:port`.
     SocketAddresses,
+    /// `address:port`, `host:port` or `srv:name`.
+    Backend,
+    /// Several of these.
+    Backends,
     /// `"off"`, an address, or several.
     Sources,
     /// Several prefixes.
