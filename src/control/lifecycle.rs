@@ -9,14 +9,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::{self, Names};
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, state_file};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, renewal, state_file};
 use crate::decide::close::CloseReason;
 use crate::state::{LogMessage, Phase, Shared, Snapshot};
 
@@ -42,12 +42,14 @@ pub async fn run(
 ) {
     let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
     shared.set_snapshot(Arc::clone(&snapshot));
+    let renewal = Rc::new(Notify::new());
     let control: Handle = Rc::new(Control {
         shared: Arc::clone(&shared),
         source,
         plane: RefCell::new(plane),
         probes: RefCell::new(Probes::default()),
-        names: RefCell::new(Names::new()),
+        names: RefCell::new(Names::new(Rc::clone(&renewal))),
+        renewal,
         reloading: tokio::sync::Mutex::new(()),
         stops: stops.clone(),
     });
@@ -68,7 +70,7 @@ pub async fn run(
     drop(starting);
     if stop.is_none() {
         announce(&snapshot, shared.workers.len());
-        spawn_local(names::apply_changes(Handle::clone(&control)));
+        spawn_local(renewal::keep_up(Handle::clone(&control)));
         feed_watchdog(&shared);
         stop = asked_to_stop.recv().await;
     }

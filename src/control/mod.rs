@@ -16,6 +16,7 @@ mod probe_now;
 mod prober;
 mod probes;
 mod reload;
+mod renewal;
 mod socket;
 mod standing;
 mod state_file;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
@@ -102,6 +103,8 @@ pub struct Control {
     plane: RefCell<Box<dyn DataPlane>>,
     probes: RefCell<probes::Probes>,
     names: RefCell<names::Names>,
+    /// Rung when the pools are no longer what the configuration, names and agents say together.
+    renewal: Rc<Notify>,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,

@@ -1,5 +1,4 @@
-//! Keeps named backends up to date: one task for each name asks when it is time, and one for all puts changed sets in
-//! force like a reload. Names that nobody wants any more are forgotten.
+//! Keeps named backends up to date: one task for each name asks when it is time. Names that nobody wants any more are forgotten.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -9,18 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::Handle;
 use super::lookup::Lookups;
-use super::{Handle, reload};
 use crate::config::Config;
 use crate::decide::names::{Branch, HostReply, Known, LookupResult, Outcome, Reply, Target, branches};
-use crate::state::{MOST_MEMBERS, Phase, Resolution, Shared, targets};
+use crate::state::{Resolution, Shared, targets};
 
 /// Longest wait for the first answers before a configuration comes into force without them.
 const FIRST_ANSWERS: Duration = Duration::from_secs(3);
-/// How long changes are gathered, so that names that change together make one new set of pools.
-const GATHER: Duration = Duration::from_millis(50);
 
 /// The names of the configuration, each with its task.
 pub struct Names {
@@ -36,10 +33,9 @@ struct Watched {
 }
 
 /// What tasks tell.
-#[derive(Default)]
 struct News {
     /// A set has changed.
-    changed: Notify,
+    changed: Rc<Notify>,
     /// A name was asked for the first time.
     asked: Notify,
 }
@@ -52,10 +48,15 @@ struct Name {
 }
 
 impl Names {
-    /// No names yet.
-    pub fn new() -> Self {
+    /// No names yet; `changed` is rung when one leads elsewhere.
+    pub fn new(changed: Rc<Notify>) -> Self {
         let (lookups, _) = watch::channel(Rc::new(Lookups::new(Vec::new())));
-        Self { watched: HashMap::new(), lookups, news: Rc::default(), begun: Instant::now() }
+        Self {
+            watched: HashMap::new(),
+            lookups,
+            news: Rc::new(News { changed, asked: Notify::new() }),
+            begun: Instant::now(),
+        }
     }
 
     /// What all names lead to now.
@@ -126,36 +127,6 @@ pub fn keep_only(control: &Handle, config: &Config) {
     let mut names = control.names.borrow_mut();
     names.add(&control.shared, config);
     names.keep_only(&control.shared, &targets(config));
-}
-
-/// Puts changed sets in force, for ever; never while a reload runs.
-pub async fn apply_changes(control: Handle) {
-    let news = Rc::clone(&control.names.borrow().news);
-    loop {
-        news.changed.notified().await;
-        sleep(GATHER).await;
-        let _turn = control.reloading.lock().await;
-        if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
-            continue;
-        }
-        let old = control.snapshot();
-        let resolution = control.names.borrow().resolution();
-        let outcome = match old.renewed(&resolution, control.shared.workers.len()) {
-            Ok(None) => continue,
-            Ok(Some(snapshot)) => reload::put_in_force(&control, &old, Arc::new(snapshot)).await,
-            Err(error) => Err(error.to_string()),
-        };
-        match outcome {
-            Ok(removed) => {
-                let snapshot = control.snapshot();
-                for pool in snapshot.pools.iter().filter(|pool| pool.backends.len() >= MOST_MEMBERS) {
-                    tracing::warn!(pool = &*pool.config.name, MOST_MEMBERS, "names have no more members than this");
-                }
-                tracing::info!(backends = snapshot.backends().count(), removed, "names changed");
-            }
-            Err(error) => tracing::error!(error, "names changed, but their backends cannot be used"),
-        }
-    }
 }
 
 /// The task of one name.

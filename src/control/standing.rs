@@ -100,13 +100,13 @@ pub fn sum_up_all(control: &Handle, snapshot: &Snapshot) {
 /// Works out what the data plane is told of a pool as a whole, and calls those who wait: a place may be there now.
 pub fn sum_up(control: &Handle, pool: &Pool) {
     let places = &pool.state.places;
-    let members = || pool.backends.iter().zip(&pool.config.backends);
+    let members = || pool.backends.iter().zip(&pool.shares).zip(&pool.config.backends);
     // What an operator has taken away is not ill.
     let can_serve = |backend: &Backend| backend.takes(HealthIgnored::Yes);
     let sum = |backup: bool, counts: &dyn Fn(&Backend) -> bool| -> u64 {
         members()
-            .filter(|(backend, config)| config.backup == backup && counts(backend))
-            .map(|(_, config)| u64::from(config.weight))
+            .filter(|((backend, _), config)| config.backup == backup && counts(backend))
+            .map(|((_, share), _)| u64::from(share.weight))
             .sum()
     };
     let healthy = sum(false, &|backend| backend.takes(HealthIgnored::No));

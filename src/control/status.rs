@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::Control;
 use crate::config;
+use crate::decide::health::agent::Operation;
 use crate::decide::hello::FirstAnswer;
-use crate::state::{Admin, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Standing};
+use crate::state::{Admin, AgentOrders, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Share, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// How long workers may take to list their sessions.
@@ -90,6 +91,7 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
     let list = chosen.flat_map(|pool| {
         pool.backends
             .iter()
+            .zip(&pool.shares)
             .zip(&pool.config.backends)
             .map(|(backend, config)| backend_status(pool, backend, config, &stale))
     });
@@ -98,7 +100,7 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
 
 fn backend_status(
     pool: &Pool,
-    backend: &Backend,
+    (backend, share): (&Arc<Backend>, &Share),
     config: &config::Backend,
     stale: &HashMap<String, jiff::Timestamp>,
 ) -> Value {
@@ -124,6 +126,14 @@ fn backend_status(
         let state = if said.admin == Admin::Draining { "drain" } else { "disable" };
         json!({ "state": state, "by_uid": said.by_uid, "since": said.since, "until": null })
     });
+    let orders = vitals.agent;
+    let agent = (orders != AgentOrders::default()).then(|| {
+        json!({
+            "weight_percent": orders.weight,
+            "max_connections": orders.max_connections,
+            "operation": orders.operation.map(Operation::word),
+        })
+    });
     let ejection = vitals
         .ejection
         .map(|ejection| json!({ "until": ejection.until, "in_a_row": ejection.in_a_row, "detail": ejection.detail }));
@@ -141,9 +151,10 @@ fn backend_status(
         "state": standing.name(),
         "since": vitals.since,
         "weight": config.weight,
-        "effective_weight": effective_weight(pool, backend, config.weight),
+        "effective_weight": effective_weight(pool, backend, share.weight),
         "backup": config.backup,
-        "max_connections": config.max_connections,
+        "max_connections": share.max_connections,
+        "agent": agent,
         "active": backend.active.count(),
         "total": backend.sum(|shard| shard.total.get()),
         "connect_errors": ConnectError::ALL.iter().map(|reason| backend.connect_errors(*reason)).sum::<u64>(),

@@ -204,7 +204,7 @@ impl PoolView {
             let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
                 return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });
             };
-            let limit = self.pool.config.backends[choice.member].max_connections;
+            let limit = self.pool.shares[choice.member].max_connections;
             // Another worker may have been faster: then the choice is made anew, with its connection counted.
             if self.backends[choice.member].enter([choice.cap, limit].into_iter().flatten().min()) {
                 if ignoring == HealthIgnored::Yes {

@@ -21,7 +21,9 @@ use serde::Serialize;
 
 use crate::decide::limits::{Bucket, SourceRates};
 
-pub use backend::{Admin, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals};
+pub use backend::{
+    Admin, AgentOrders, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals,
+};
 pub use check::{CertificateFacts, CheckPhase};
 pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
@@ -34,7 +36,7 @@ pub use log::{LogMessage, LogSink};
 pub use names::{MOST_MEMBERS, NameReport, NameReports, Resolution, targets};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
-pub use snapshot::{Listener, Pool, Room, Routed, Snapshot};
+pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

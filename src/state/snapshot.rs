@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::backend::{Backend, HealthIgnored};
+use super::backend::{AgentOrders, Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
 use super::names::{Members, Resolution};
 use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
@@ -86,10 +86,34 @@ pub struct Pool {
     pub balancer: Balancer,
     /// Backends in the same order.
     pub backends: Vec<Arc<Backend>>,
+    /// What each gets of the pool's connections, in the same order.
+    pub shares: Vec<Share>,
     /// Named backends without members, and why.
     pub unresolved: Vec<(Arc<str>, &'static str)>,
     /// Its counters.
     pub state: Arc<PoolState>,
+}
+
+/// What a backend gets of its pool's connections: as configured, and as its agent asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Weight; 0 takes no new connections.
+    pub weight: u32,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
+}
+
+impl Share {
+    fn of(config: &config::Backend, said: AgentOrders) -> Self {
+        let weight = match said.weight {
+            // As for HAProxy: a share above zero is never rounded down to none.
+            Some(percent) => (u64::from(config.weight) * u64::from(percent)).div_ceil(100) as u32,
+            None => config.weight,
+        };
+        let asked = said.max_connections.filter(|most| *most > 0);
+        let max_connections = [config.max_connections, asked].into_iter().flatten().min();
+        Self { weight, max_connections }
+    }
 }
 
 /// What a backend can do for a new connection.
@@ -105,9 +129,10 @@ pub enum Room {
 
 impl Pool {
     /// Whether these are its members.
-    fn has(&self, members: &Members) -> bool {
+    fn has(&self, members: &Members, shares: &[Share]) -> bool {
         self.config.backends == members.described
             && self.unresolved == members.unresolved
+            && self.shares == shares
             && self.backends.iter().map(|backend| backend.address).eq(members.addresses.iter().copied())
     }
 
@@ -118,7 +143,7 @@ impl Pool {
             return Room::Closed;
         }
         let active = backend.active.count();
-        if self.config.backends[member].max_connections.is_some_and(|most| active >= most) {
+        if self.shares[member].max_connections.is_some_and(|most| active >= most) {
             return Room::Full;
         }
         Room::Yes(Load { active, ramp: self.ramp(backend, now_ms) })
@@ -176,7 +201,7 @@ impl Snapshot {
         let mut changed = false;
         for (pool, config) in pools.iter_mut().zip(&self.config.pools) {
             let members = Members::of(config, names);
-            if !pool.has(&members) {
+            if !pool.has(&members, &kept.shares(config, &members)) {
                 *pool = Arc::new(kept.pool(config, members, workers)?);
                 changed = true;
             }
@@ -245,10 +270,21 @@ impl Kept {
         Listener { config: config.clone(), routes, state }
     }
 
+    /// What each member gets, as far as its agent has said something.
+    fn shares(&self, config: &config::Pool, members: &Members) -> Vec<Share> {
+        let share = |(backend, address): (&config::Backend, &SocketAddr)| {
+            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), *address);
+            let said = self.backends.get(&identity).map(|kept| kept.vitals().agent);
+            Share::of(backend, said.unwrap_or_default())
+        };
+        members.described.iter().zip(&members.addresses).map(share).collect()
+    }
+
     fn pool(&mut self, config: &config::Pool, members: Members, workers: usize) -> Result<Pool, TableError> {
         let state = self.pools.remove(&config.name);
         let state = state.unwrap_or_else(|| Arc::new(PoolState::new(Arc::clone(&config.name), workers)));
         let fresh = untold(config.health.as_ref());
+        let shares = self.shares(config, &members);
         let Members { described, addresses, unresolved } = members;
         let backends = described.iter().zip(addresses).map(|(backend, address)| {
             let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), address);
@@ -259,13 +295,15 @@ impl Kept {
             kept
         });
         let backends: Vec<Arc<Backend>> = backends.collect();
-        let members: Vec<Member> = described
-            .iter()
-            .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
-            .collect();
+        let member = |(backend, share): (&config::Backend, &Share)| Member {
+            name: (*backend.name).into(),
+            weight: share.weight,
+            backup: backend.backup,
+        };
+        let members: Vec<Member> = described.iter().zip(&shares).map(member).collect();
         let balancer = Balancer::new(config.method, &members)?;
         let config = config::Pool { backends: described, ..config.clone() };
-        Ok(Pool { config, balancer, backends, unresolved, state })
+        Ok(Pool { config, balancer, backends, shares, unresolved, state })
     }
 }
 
