@@ -18,7 +18,7 @@ backends = ["10.0.0.11:443"]
 [pool.shop.hash]
 key = ["sni"]
 [pool.shop.health]
-check = "exec"
+check = "tcp"
 [[pool.shop.backend]]
 address = "srv:_https._tcp.shop.example.com"
 "#,
@@ -38,14 +38,6 @@ error[E015]: `hash` in [pool.shop] is not built yet
    |            ^^^^
    |
    = help: this version refuses the key instead of ignoring it
-
-error[E015]: `check = "exec"` is not built yet
-  --> a.toml:14:9
-   |
-14 | check = "exec"
-   |         ^^^^^^
-   |
-   = help: this version has `off`, `tcp`, `tls-hello`, `tls`, `http`, `https`
 
 error[E015]: host name `srv:_https._tcp.shop.example.com` in `address` is not built yet
   --> a.toml:16:11
