@@ -63,7 +63,7 @@ fn large_pools_find_the_only_usable_member() {
 
 /// Largest load above the mean.
 fn gap(loads: &[u32]) -> f64 {
-    f64::from(*loads.iter().max().expect("not empty")) - loads.iter().sum::<u32>() as f64 / loads.len() as f64
+    f64::from(*loads.iter().max().expect("not empty")) - f64::from(loads.iter().sum::<u32>()) / loads.len() as f64
 }
 
 /// The same with one choice: the draw alone.

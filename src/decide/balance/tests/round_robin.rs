@@ -59,7 +59,9 @@ fn order(pool: &mut Pool, count: usize) -> Vec<MemberId> {
 
 fn counts(order: &[MemberId], members: usize) -> Vec<u32> {
     let mut counts = vec![0; members];
-    order.iter().for_each(|member| counts[*member] += 1);
+    for member in order {
+        counts[*member] += 1;
+    }
     counts
 }
 
@@ -99,7 +101,7 @@ fn turns_come_in_no_bursts() {
         }
         worst = (worst.0.max(farthest(&ours, &weights)), worst.1.max(farthest(&naive, &weights)));
     }
-    assert!(worst.0 < 2.0, "farthest from the exact share: {worst:?}");
+    assert!(worst.0 < 1.0, "farthest from the exact share, in turns: ours and naively {worst:?}");
 }
 
 #[test]
