@@ -32,14 +32,19 @@ impl Costs {
     /// The place with the smallest cost; among equals one at random. `load` says `None` of a place that is unusable.
     pub(super) fn least(&self, load: impl Fn(usize) -> Option<Load>, random: u64) -> Option<usize> {
         let mut found = None;
-        let mut best = u128::MAX;
+        let (mut least, mut lowest) = (u64::MAX, u64::MAX);
         for place in 0..self.0.len() {
             let Some(load) = load(place) else { continue };
+            let cost = self.of(place, load);
+            if cost > least {
+                continue;
+            }
             // Among equals the lowest lot wins. Lots make no branches, which ties would turn into guesses.
             let lot = (random ^ place as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
-            let rank = u128::from(self.of(place, load)) << 64 | u128::from(lot);
-            found = if rank <= best { Some(place) } else { found };
-            best = best.min(rank);
+            let wins = cost < least || lot <= lowest;
+            found = if wins { Some(place) } else { found };
+            lowest = if wins { lot } else { lowest };
+            least = cost;
         }
         found
     }
