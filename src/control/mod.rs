@@ -8,6 +8,7 @@ mod json_lines;
 mod lifecycle;
 mod log_writer;
 mod lookup;
+mod lookup_runtime;
 mod metrics;
 mod names;
 mod probe_tcp;
