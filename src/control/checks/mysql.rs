@@ -167,7 +167,7 @@ struct Received {
 
 async fn receive(talk: &mut Talk<'_>, stream: &mut TcpStream) -> Result<Received, Failed> {
     let mut bytes = Vec::new();
-    talk.receive(stream, &mut bytes, |bytes| is_whole(bytes)).await?;
+    talk.receive(stream, &mut bytes, is_whole).await?;
     let number = bytes.get(HEAD - 1).copied().unwrap_or_default();
     // A server waits for us after each of its packets, so nothing follows.
     Ok(Received { number, payload: bytes.split_off(HEAD.min(bytes.len())) })

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn any_bytes_are_read_within_bounds() {
         let seed = std::env::var("SLUICE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_a9e7);
-        println!("SLUICE_TEST_SEED={seed}");
+        eprintln!("SLUICE_TEST_SEED={seed}");
         let line = b"up 75%,maxconn:30 drain down#reason\r\n";
         let mut dice = seed;
         for _ in 0..20_000 {
