@@ -132,6 +132,20 @@ fn unknown_words_are_ignored_and_warned_of_once() {
 }
 
 #[test]
+fn an_agent_gets_no_proxy_header_even_if_its_backend_does() {
+    let address = own_loopback();
+    let (heard, said) = mpsc::channel();
+    let _agent = Backend::start((address, 1002), move |mut stream| {
+        let _ = stream.write_all(b"up\n");
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = heard.send(bytes);
+    });
+    let _daemon = Daemon::start_on(address, CONFIG, "", |command| command);
+    assert_eq!(said.recv_timeout(DEADLINE).expect("a check"), b"", "the pool has send-proxy");
+}
+
+#[test]
 fn words_are_shown_as_data() {
     let agent = Agent::start(free_port(own_loopback()), "75% maxconn:30 drain down#over there\n");
     let (heard, said) = mpsc::channel();
