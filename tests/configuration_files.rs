@@ -169,7 +169,7 @@ const CONTRACT: &[(&str, &str)] = &[
     (
         "[pool.NAME.health]",
         "check interval fast-interval down-interval timeout rise fall address port sni alpn ca verify certificate key \
-         path host status text",
+         path host status text user database tls password-file name steps send command",
     ),
     ("[pool.NAME.passive]", "failures eject max-ejected"),
 ];
