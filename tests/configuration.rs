@@ -11,8 +11,8 @@ mod checks;
 #[path = "configuration/keys.rs"]
 mod keys;
 #[path = "configuration/names.rs"]
-#[path = "configuration/protocols.rs"]
 mod names;
+#[path = "configuration/protocols.rs"]
 mod protocols;
 #[path = "configuration/quantities.rs"]
 mod quantities;
