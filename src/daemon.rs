@@ -1,6 +1,6 @@
 //! The composition root: builds the state, starts workers and the control plane, waits, and ends. Only it sees both planes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::{fmt, io};
@@ -13,7 +13,7 @@ use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
 use crate::proxy::{self, Command, Generation, Listening, Matching, WorkerHandle};
-use crate::state::{Backend, Shared, Snapshot};
+use crate::state::{Backend, Resolution, Shared, Snapshot};
 use crate::sys::{limits, socket};
 
 /// Descriptors that the process needs besides connections: sockets, logs, runtimes, probes.
@@ -72,7 +72,7 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
                 Some(TcpListener::bind(address).await.map_err(|error| StartError::Metrics(address, error))?)
             }
         };
-        let snapshot = Snapshot::build(Arc::new(config), None, workers);
+        let snapshot = Snapshot::build(Arc::new(config), None, &Resolution::Sets(HashMap::new()), workers);
         let snapshot = Arc::new(snapshot.map_err(|error| StartError::Pool(error.to_string()))?);
         let mut plane = Workers::new(workers);
         plane.prepare(&snapshot).map_err(StartError::Bind)?;

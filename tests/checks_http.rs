@@ -240,7 +240,7 @@ fn probe_shows_each_phase_and_changes_nothing() {
     };
     let checks = || {
         let ok = checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"ok\"}");
-        ok + checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"failed\"}")
+        (ok + checked.daemon.metric("sluice_backend_checks_total{pool=\"p1\",backend=\"b\",result=\"failed\"}")) as u64
     };
     let before = checks();
     let (code, shown, _) = run(&["p0/b"]);
@@ -250,7 +250,7 @@ fn probe_shows_each_phase_and_changes_nothing() {
             Some(0),
             "phase | evidence\n\
              connect | \n\
-             handshake | TLS 1.3 TLS13_AES_256_GCM_SHA384, ALPN http/1.1; certificate CN=shop.test of issuer CN=authority expires in 100 days\n\
+             handshake | sent a ClientHello; TLS 1.3 TLS13_AES_256_GCM_SHA384, ALPN http/1.1; certificate CN=shop.test of issuer CN=authority expires in 100 days\n\
              request | sent GET /ready; got HTTP/1.1 200 OK\n\
              body | found the text in the first 12 bytes\n\
              ok | status 200 OK, and the text is there"

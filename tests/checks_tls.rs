@@ -8,15 +8,18 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use sluice::decide::hello::{ClientHello, joined};
 use support::authority::Authority;
 use support::checked::{Checked, config, phases};
 use support::servers::openssl::OpenSsl;
 use support::servers::{Certificate, free_port};
-use support::{Backend, DEADLINE, deaf, eventually, own_loopback};
+use support::{Backend, DEADLINE, Daemon, TempDir, deaf, eventually, own_loopback, sluice};
 
 /// A server with a certificate.
 fn server(certificate: &Certificate, arguments: &[&str]) -> OpenSsl {
@@ -103,7 +106,7 @@ fn hello_is_answered_with_a_server_hello_or_the_reason_is_kept() {
         ],
     );
     let well = checked.expect(0, "ok", "server_hello", "ServerHello");
-    assert_eq!(phases(&well), ["connect", "hello"]);
+    assert_eq!(phases(&well), ["connect", "hello", "close"]);
     checked.expect(1, "ok", "server_hello", "ServerHello");
     checked.expect(2, "failed", "alert", "TLS alert 112 (UnrecognisedName)");
     let http = checked.expect(3, "failed", "not_tls", "answered with something else: 28 bytes");
@@ -112,6 +115,36 @@ fn hello_is_answered_with_a_server_hello_or_the_reason_is_kept() {
     assert!(gone["reason"] == "closed" || gone["reason"] == "reset", "{gone:#}");
     let mute = checked.expect(5, "failed", "timeout", "hello to ");
     assert!(mute["detail"].as_str().unwrap().contains("timed out after 300 ms: sent "), "{mute:#}");
+}
+
+#[test]
+fn hello_check_leaves_with_fin_and_not_with_a_reset() {
+    let (ends, seen) = mpsc::channel();
+    let backend = Backend::start(free_port(own_loopback()), move |mut stream| {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        // A ServerHello, and as much again as certificates take.
+        let _ = stream.write_all(&[&b"\x16\x03\x03\x10\0\x02"[..], &[0; 4095]].concat());
+        let _ = ends.send(std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.kind()));
+    });
+    let _checked = Checked::start(own_loopback(), &[(backend.address, "check = \"tls-hello\"")]);
+    assert_eq!(seen.recv_timeout(DEADLINE).expect("an end"), Ok(0));
+}
+
+#[test]
+fn system_store_is_believed_and_a_missing_one_says_nothing_of_the_backend() {
+    let authority = Authority::new("authority");
+    let real = server(&authority.issue("shop.test", 100), &[]);
+    let body = config(&[(real.address, "check = \"tls\"\nsni = \"shop.test\"")]);
+    let dir = TempDir::new();
+    let with = |store: PathBuf| {
+        let daemon = Daemon::start_on(own_loopback(), &body, "", |command| {
+            command.env("SSL_CERT_FILE", store).env("SSL_CERT_DIR", dir.path())
+        });
+        Checked { daemon }
+    };
+    with(authority.path()).expect(0, "ok", "handshake", "expires in 100 days");
+    with(dir.path().join("none")).expect(0, "unknown", "local", "store of certificate authorities is empty");
 }
 
 #[test]
@@ -143,10 +176,16 @@ fn certificates_are_judged_and_the_reason_is_said() {
         checked.expect(0, "ok", "handshake", "certificate CN=shop.test of issuer CN=authority expires in 100 days");
     assert_eq!(phases(&well), ["connect", "handshake", "close"]);
     let agreed = well["phases"][1]["evidence"].as_str().unwrap();
-    assert!(agreed.starts_with("TLS 1.3 TLS13_"), "{agreed}");
+    assert!(agreed.starts_with("sent a ClientHello; TLS 1.3 TLS13_"), "{agreed}");
     assert_eq!(well["certificate"]["issuer"], "CN=authority");
     checked.expect(1, "ok", "handshake", "expires in 10 days");
-    checked.expect(2, "failed", "certificate_expired", "certificate CN=shop.test of issuer CN=authority expired on 20");
+    let expired = checked.expect(
+        2,
+        "failed",
+        "certificate_expired",
+        "certificate CN=shop.test of issuer CN=authority expired on 20",
+    );
+    assert!(expired["phases"][1]["evidence"].as_str().unwrap().contains("expired on 20"), "{expired:#}");
     checked.expect(3, "failed", "certificate_not_yet", "not valid yet");
     checked.expect(
         4,
@@ -175,7 +214,7 @@ fn expiry_is_shown(checked: &Checked) {
         let left = (expires - now) / 86_400.0;
         assert!((days..days + 0.1).contains(&left), "p{at}: {left} days");
         let shown = row["check"]["certificate_expires"].as_str().unwrap();
-        assert_eq!(shown.parse::<jiff::Timestamp>().unwrap().as_second() as f64, expires);
+        assert_eq!(shown.parse::<jiff::Timestamp>().unwrap().as_second(), expires as i64);
     }
     let warnings: Vec<Value> = checked
         .daemon
@@ -206,6 +245,53 @@ fn a_certificate_of_ours_is_shown_to_who_asks_for_one() {
     checked.expect(1, "failed", "alert", "TLS alert 116 (CertificateRequired)");
     checked.expect(2, "ok", "handshake", "expires in 100 days");
     checked.expect(3, "ok", "handshake", "expires in 100 days");
+}
+
+#[test]
+fn a_certificate_of_ours_must_have_its_key() {
+    let authority = Authority::new("authority");
+    let (one, two) = (authority.issue("sluice", 100), authority.issue("sluice", 100));
+    let dir = TempDir::new();
+    let check = |key: PathBuf| {
+        let check = format!("check = \"tls\"\ncertificate = {:?}\nkey = {key:?}", one.path());
+        let body = config(&[("127.0.0.1:1".parse().unwrap(), &check)]).replace("{ip}", "127.0.0.1");
+        fs::write(dir.path().join("a.toml"), body).unwrap();
+        let output = sluice().args(["check", "--dump", "-c"]).arg(dir.path().join("a.toml")).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let secret = |key: PathBuf| fs::read_to_string(key).unwrap().lines().nth(1).unwrap().to_owned();
+    let (code, told) = check(one.key());
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains(&format!("key = {:?}", one.key())) && !told.contains(&secret(one.key())), "{told}");
+    let (code, told) = check(two.key());
+    assert_eq!(code, Some(3));
+    assert!(told.contains("error[E020]: `key` of [pool.p0.health] is not the key of `certificate`"), "{told}");
+    assert!(!told.contains(&secret(two.key())), "{told}");
+}
+
+#[test]
+fn a_server_that_is_silent_after_the_handshake_is_well() {
+    let authority = Authority::new("authority");
+    let certificate = authority.issue("shop.test", 100);
+    let chain = CertificateDer::from_pem_file(certificate.path()).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificate.key()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut server = builder.with_no_client_auth().with_single_cert(vec![chain], key).unwrap();
+    server.send_tls13_tickets = 0;
+    let server = Arc::new(server);
+    let backend = Backend::start(free_port(own_loopback()), move |mut stream| {
+        let mut session = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+        while session.is_handshaking() && session.complete_io(&mut stream).is_ok() {}
+        // Neither an answer to the goodbye nor a FIN.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        std::thread::park_timeout(DEADLINE);
+    });
+    let check = format!("check = \"tls\"\nsni = \"shop.test\"\nca = {:?}\ntimeout = \"600ms\"", authority.path());
+    let checked = Checked::start(own_loopback(), &[(backend.address, &check)]);
+    let well = checked.expect(0, "ok", "handshake", "expires in 100 days");
+    let took = well["took_ms"].as_f64().unwrap();
+    assert!((200.0..550.0).contains(&took), "half of what was left: {took} ms");
 }
 
 #[test]

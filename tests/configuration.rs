@@ -10,6 +10,8 @@ mod addresses;
 mod checks;
 #[path = "configuration/keys.rs"]
 mod keys;
+#[path = "configuration/names.rs"]
+mod names;
 #[path = "configuration/quantities.rs"]
 mod quantities;
 #[path = "configuration/routes.rs"]
@@ -79,6 +81,7 @@ fn every_code_has_a_case() {
         include_str!("configuration/addresses.rs"),
         include_str!("configuration/checks.rs"),
         include_str!("configuration/keys.rs"),
+        include_str!("configuration/names.rs"),
         include_str!("configuration/quantities.rs"),
         include_str!("configuration/routes.rs"),
         include_str!("configuration/sources.rs"),

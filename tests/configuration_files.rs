@@ -29,7 +29,7 @@ health.check = "tcp"
 "#;
 
 /// Keys that are tables of their own.
-const TABLES: &[&str] = &["route", "backend", "health"];
+const TABLES: &[&str] = &["route", "backend", "hash", "health", "passive"];
 
 /// Runs the program in the folder of the sources.
 #[track_caller]
@@ -144,8 +144,9 @@ fn shipped_file_shows_every_key_with_its_default() {
 const CONTRACT: &[(&str, &str)] = &[
     (
         "[global]",
-        "workers status-socket metrics max-connections shutdown-grace ready-delay removed-sessions state-file relay",
+        "workers status-socket metrics max-connections shutdown-grace ready-delay removed-sessions state-file resolvers relay",
     ),
+    // `resolvers` is an addition: which servers are asked for named backends.
     // Named by the issue about moving bytes; the contract has the pool's key of this name.
     ("[global.relay]", "full-reads small-fills small-fill pipe-size turn"),
     ("[log]", "format sessions target"),
@@ -162,12 +163,14 @@ const CONTRACT: &[(&str, &str)] = &[
          keepalive hash backend health passive",
     ),
     ("[[pool.NAME.backend]]", "address name weight backup max-connections"),
+    ("[pool.NAME.hash]", "key table bounded-load"),
     // The contract names `sni`; the keys of the kinds of checks are named by the issue about health checks.
     (
         "[pool.NAME.health]",
         "check interval fast-interval down-interval timeout rise fall address port sni alpn ca verify certificate key \
          path host status text",
     ),
+    ("[pool.NAME.passive]", "failures eject max-ejected"),
 ];
 
 #[test]
@@ -191,6 +194,7 @@ fn every_key_that_is_not_built_is_refused_once() {
         let table = match section.heading {
             "[[listener]]" => "[[listener]]\nname = \"https\"\nbind = [\"127.0.0.1:443\"]\npool = \"shop\"".to_owned(),
             "[[listener.route]]" => "[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\nreject = \"close\"".to_owned(),
+            "[pool.NAME]" => "[pool.shop]\nbalance = \"consistent-hash\"".to_owned(),
             "[[pool.NAME.backend]]" => "[[pool.shop.backend]]\naddress = \"10.0.0.11:443\"".to_owned(),
             "[pool.NAME.health]" => "[pool.shop.health]\ncheck = \"tcp\"".to_owned(),
             heading => heading.replace("NAME", "shop"),
@@ -254,7 +258,9 @@ fn schema_in_docs_is_the_one_of_this_version() {
         ("[[listener.route]]", "/properties/listener/items/properties/route/items"),
         ("[pool.NAME]", "/properties/pool/additionalProperties"),
         ("[[pool.NAME.backend]]", "/properties/pool/additionalProperties/properties/backend/items"),
+        ("[pool.NAME.hash]", "/properties/pool/additionalProperties/properties/hash"),
         ("[pool.NAME.health]", "/properties/pool/additionalProperties/properties/health"),
+        ("[pool.NAME.passive]", "/properties/pool/additionalProperties/properties/passive"),
     ];
     for (section, (heading, pointer)) in SECTIONS.iter().zip(tables) {
         let table = schema.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));

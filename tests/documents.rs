@@ -58,6 +58,19 @@ fn every_refusal_of_a_hello_is_in_the_table_with_its_alert_and_end() {
 }
 
 #[test]
+fn every_kind_of_check_is_in_the_table_with_its_name() {
+    let schema: serde_json::Value = serde_json::from_str(&document("docs/config.schema.json")).unwrap();
+    let check = &schema["properties"]["pool"]["additionalProperties"]["properties"]["health"]["properties"]["check"];
+    let words: Vec<&str> = check["enum"].as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
+    assert!(words.len() > 5, "{words:?}");
+    for word in words.into_iter().filter(|word| *word != "off") {
+        assert!(document("README.md").contains(&format!("\n| `{word}` | ")), "README.md has no row for `{word}`");
+        let explained = check["description"].as_str().unwrap();
+        assert!(explained.contains(word), "the description of `check` does not name `{word}`");
+    }
+}
+
+#[test]
 fn longest_names_of_a_proxy_header_are_as_documented() {
     let text = document("docs/first-bytes.md");
     for (source, destination, family) in [("192.0.2.1:1", "192.0.2.2:2", "IPv4"), ("[::1]:1", "[::2]:2", "IPv6")] {

@@ -110,6 +110,12 @@ fn wait_until_empty(daemon: &Daemon) {
     assert!(rows.as_array().unwrap().iter().all(|row| row["active"] == 0), "{rows:#}");
 }
 
+#[track_caller]
+fn wait_until_there(daemon: &Daemon, clients: usize) {
+    let active = "sluice_listener_connections_active{listener=\"l\"}";
+    eventually("all are there", || (daemon.metric(active) == clients as f64).then_some(()));
+}
+
 fn full(daemon: &Daemon) -> f64 {
     daemon.metric("sluice_pool_full_total{pool=\"p\"}")
 }
@@ -145,15 +151,21 @@ fn limits_of_backends_hold_by_every_method() {
     let _alone = alone();
     let address = own_loopback();
     let backends = Counting::start(&[(address, 1001).into(), (address, 1002).into(), (address, 1003).into()]);
-    let methods =
-        ["least-connections", "round-robin", "random-two", "consistent-hash\"\nhash.key = [\"sni\"]\n#", "consistent-hash"];
+    let methods = [
+        "least-connections",
+        "round-robin",
+        "random-two",
+        "consistent-hash\"\nhash.key = [\"sni\"]\n#",
+        "consistent-hash",
+    ];
     for method in methods {
         let limits = [Some(100), Some(150), Some(50)];
         let daemon = start(address, &config(&format!("balance = \"{method}\""), &limits));
         let (seated, refused) = wave(daemon.at(443), 1200);
         assert_eq!((seated.len(), refused), (300, 900), "{method}");
         assert_eq!(full(&daemon), 900.0, "{method}");
-        let record = eventually("a record", || daemon.records().into_iter().find(|line| line["end"] == "limit_reached"));
+        let record =
+            eventually("a record", || daemon.records().into_iter().find(|line| line["end"] == "limit_reached"));
         assert!(record["detail"].as_str().unwrap().contains("every backend of pool p"), "{method}: {record}");
         seated.into_iter().for_each(end);
         wait_until_empty(&daemon);
@@ -189,18 +201,23 @@ fn churn(at: SocketAddr, seed: u64, stop: &AtomicBool, served: &AtomicU64) {
             }
             _ => {
                 stream.write_all(&hello()).unwrap();
-                if let Fate::Seated(stream) = fate(stream) {
-                    served.fetch_add(1, Ordering::SeqCst);
-                    if state & 0x100 == 0 {
-                        reset(&stream);
+                match fate(stream) {
+                    Fate::Seated(stream) => {
+                        served.fetch_add(1, Ordering::SeqCst);
+                        held.push(stream);
                     }
-                    held.push(stream);
+                    // Otherwise those who hold places without wanting more could lock the others out.
+                    Fate::Refused => drop(held.pop()),
                 }
             }
         }
         if held.len() > 12 {
             let stream = held.swap_remove((state >> 32) as usize % held.len());
-            if state & 0x200 == 0 { end(stream) } else { drop(stream) }
+            if state & 0x200 == 0 {
+                end(stream);
+            } else {
+                reset(&stream);
+            }
         }
     }
 }
@@ -270,40 +287,26 @@ impl Drop for StopAtEnd<'_> {
 }
 
 #[test]
-fn limit_of_today_holds_for_who_came_yesterday() {
+fn raised_limit_holds_for_who_came_before() {
     let _alone = alone();
     let address = own_loopback();
     let _backends = Counting::start(&[(address, 1001).into()]);
-    let daemon = start(address, &config("max-connections = 10", &[Some(10)]));
-    let (seated, _) = wave(daemon.at(443), 8);
-    // Half a hello: it came under the old limits, and asks under the new ones.
-    let early: Vec<TcpStream> = (0..8)
-        .map(|_| {
-            let mut stream = connect(daemon.at(443));
-            stream.write_all(&hello()[..20]).unwrap();
-            stream
-        })
-        .collect();
-    eventually("all are there", || {
-        (daemon.metric("sluice_listener_connections_active{listener=\"l\"}") == 16.0).then_some(())
-    });
-    for (pool, backend, places) in [("max-connections = 4", None, 0), ("", Some(4), 0), ("max-connections = 11", Some(11), 3)]
-    {
-        daemon.write_config(&config(pool, &[backend]), "workers = 2\n");
+    for (before, after) in [("max-connections = 8", "max-connections = 11"), ("", "")] {
+        let limit = |limit| if before.is_empty() { Some(limit) } else { None };
+        let daemon = start(address, &config(before, &[limit(8)]));
+        let (seated, _) = wave(daemon.at(443), 8);
+        // Half a hello: they came under the old limit, and ask under the new one.
+        let early: Vec<TcpStream> = (0..8).map(|_| connect(daemon.at(443))).collect();
+        early.iter().for_each(|mut stream| stream.write_all(&hello()[..20]).unwrap());
+        wait_until_there(&daemon, 16);
+        daemon.write_config(&config(after, &[limit(11)]), "workers = 2\n");
         daemon.reload();
-        if places > 0 {
-            let fates = early.iter().map(|stream| {
-                (&*stream).write_all(&hello()[20..]).unwrap();
-                fate(stream.try_clone().unwrap())
-            });
-            let more: Vec<_> = fates.filter(|fate| matches!(fate, Fate::Seated(_))).collect();
-            assert_eq!(more.len(), places, "with {pool} and {backend:?}");
-            break;
-        }
-        let Fate::Refused = client(daemon.at(443)) else { panic!("a new one with {pool} and {backend:?}") };
+        early.iter().for_each(|mut stream| stream.write_all(&hello()[20..]).unwrap());
+        let fates: Vec<Fate> = early.into_iter().map(fate).collect();
+        assert_eq!(fates.iter().filter(|fate| matches!(fate, Fate::Seated(_))).count(), 3, "with {after:?}");
+        drop((seated, fates));
+        wait_until_empty(&daemon);
     }
-    drop((early, seated));
-    wait_until_empty(&daemon);
 }
 
 #[test]
@@ -316,9 +319,7 @@ fn lowered_limit_holds_for_who_came_before() {
         let (seated, _) = wave(daemon.at(443), 8);
         let mut early = connect(daemon.at(443));
         early.write_all(&hello()[..20]).unwrap();
-        eventually("it is there", || {
-            (daemon.metric("sluice_listener_connections_active{listener=\"l\"}") == 9.0).then_some(())
-        });
+        wait_until_there(&daemon, 9);
         daemon.write_config(&config(pool, &[backend]), "workers = 2\n");
         daemon.reload();
         early.write_all(&hello()[20..]).unwrap();

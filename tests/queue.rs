@@ -161,7 +161,9 @@ fn nobody_overtakes_those_who_wait() {
 
 #[test]
 fn no_wake_up_is_lost_in_a_storm() {
-    for (pool, backend) in [("max-connections = 4", ""), ("", "max-connections = 4"), ("max-connections = 4", "max-connections = 4")] {
+    for (pool, backend) in
+        [("max-connections = 4", ""), ("", "max-connections = 4"), ("max-connections = 4", "max-connections = 4")]
+    {
         let (daemon, backends) = start(&config_with(&format!("{pool}\nqueue-timeout = \"60s\""), backend));
         let (begun, at) = (Instant::now(), daemon.at(443));
         thread::scope(|scope| {
@@ -289,10 +291,7 @@ fn reload_that_makes_room_wakes_those_who_wait() {
         ("a higher limit", config("max-connections = 4\nqueue-timeout = \"20s\"")),
         ("no limit", config("queue-timeout = \"20s\"")),
         ("a higher limit and no queue", config("max-connections = 4")),
-        (
-            "another backend",
-            config_with("queue-timeout = \"20s\"\nbackends = [\"{ip}:1002\"]", "max-connections = 1"),
-        ),
+        ("another backend", config_with("queue-timeout = \"20s\"\nbackends = [\"{ip}:1002\"]", "max-connections = 1")),
     ];
     for (what, after) in more_room {
         let before = if what == "another backend" {
@@ -413,14 +412,16 @@ fn who_was_sent_away_by_a_backend_waits_without_a_place_there() {
     let address = own_loopback();
     let _backends = Counting::start(&[(address, 1001).into()]);
     // Nobody listens on 1005.
-    let spare = "max-connections = 1\n[[pool.p.backend]]\nname = \"dead\"\naddress = \"{ip}:1005\"\nmax-connections = 1";
+    let spare =
+        "max-connections = 1\n[[pool.p.backend]]\nname = \"dead\"\naddress = \"{ip}:1005\"\nmax-connections = 1";
     let daemon = start_on(address, &config_with("queue-timeout = \"20s\"", spare));
     let served = client(daemon.at(443));
     greeted(&served);
     let next = client(daemon.at(443));
     wait_for_waiting(&daemon, 1);
     let rows = daemon.json("/v1/backends");
-    let active = |name: &str| rows.as_array().unwrap().iter().find(|row| row["backend"] == name).unwrap()["active"].clone();
+    let active =
+        |name: &str| rows.as_array().unwrap().iter().find(|row| row["backend"] == name).unwrap()["active"].clone();
     assert_eq!((active("b"), active("dead")), (json!(1), json!(0)), "{rows:#}");
     end(served);
     greeted(&next);

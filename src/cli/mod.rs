@@ -138,7 +138,7 @@ enum CliCommand {
         /// POOL/BACKEND.
         backend: String,
     },
-    /// Run a backend's health check now and show each phase with its time; it does not count.
+    /// Run a backend's health check now and show each phase with its time; it does not count, and is cut off after 20 s.
     #[command(after_help = "Exit codes: 0 the backend is well, 1 it is not, 6 no such backend or no check.\n\n\
         Example:\n  sluice probe shop/10.0.0.11:443")]
     Probe {

@@ -8,6 +8,7 @@ use clap::Args;
 use super::check::load;
 use super::output::{Exit, message};
 use super::{Address, ConfigArgs, DEFAULT_SOCKET, Globals};
+use crate::config;
 use crate::control::ConfigSource;
 use crate::daemon;
 
@@ -19,9 +20,9 @@ pub struct RunArgs {
     /// Without a file: listen here for TLS clients.
     #[arg(long, value_name = "ADDRESS", requires = "to", conflicts_with = "config")]
     listen: Vec<Address>,
-    /// Without a file: a backend, least connections.
+    /// Without a file: a backend by address or name, least connections.
     #[arg(long, value_name = "ADDRESS", requires = "listen", conflicts_with = "config")]
-    to: Vec<Address>,
+    to: Vec<config::Address>,
 }
 
 /// Runs `run`.
@@ -59,8 +60,9 @@ pub fn run(globals: &Globals, args: RunArgs) -> Exit {
 
 /// The configuration that `--listen` and `--to` stand for. Health is checked; a socket in `/run` may not be ours to
 /// make, so that without `--socket` it goes next to other temporary files.
-fn quick_start(listen: &[Address], to: &[Address], socket: &Path) -> String {
-    let quoted = |list: &[Address]| list.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ");
+fn quick_start(listen: &[Address], to: &[config::Address], socket: &Path) -> String {
+    let listen: Vec<String> = listen.iter().map(|address| format!("\"{address}\"")).collect();
+    let to: Vec<String> = to.iter().map(|address| format!("\"{address}\"")).collect();
     let socket = if socket == Path::new(DEFAULT_SOCKET) {
         std::env::temp_dir().join(format!("sluice-{}.sock", std::process::id()))
     } else {
@@ -73,8 +75,8 @@ fn quick_start(listen: &[Address], to: &[Address], socket: &Path) -> String {
         "[global]\nstatus-socket = {}\n\n[[listener]]\nname = \"quick\"\nbind = [{}]\npool = \"quick\"\n\n\
          [pool.quick]\nbackends = [{}]\n\n[pool.quick.health]\ncheck = \"tcp\"\n",
         toml::Value::from(socket.display().to_string()),
-        quoted(listen),
-        quoted(to)
+        listen.join(", "),
+        to.join(", ")
     );
     text
 }

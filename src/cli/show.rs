@@ -72,7 +72,28 @@ pub fn status(globals: &Globals) -> Exit {
             ]);
         }
         table.print(globals);
+        print_names(globals, &status["names"]);
     })
+}
+
+/// Named backends, where there are any.
+fn print_names(globals: &Globals, names: &Value) {
+    let Some(names) = names.as_array().filter(|names| !names.is_empty()) else { return };
+    data("\n");
+    let mut table = Table::new(&["name", "addresses", "resolved", "next", "stale since", "why"]);
+    for row in names {
+        let second = |key: &str| text(&row[key]).chars().take(19).collect();
+        let addresses = row["addresses"].as_array().map_or(0, Vec::len);
+        table.row(vec![
+            text(&row["name"]),
+            if addresses == 0 { "unresolved".to_owned() } else { addresses.to_string() },
+            second("resolved_at"),
+            second("next_at"),
+            second("stale_since"),
+            text(&row["error"]),
+        ]);
+    }
+    table.print(globals);
 }
 
 /// Runs `backends`.
@@ -98,7 +119,11 @@ pub fn backends(globals: &Globals, pool: Option<&str>) -> Exit {
             let why = if !ejection.is_null() {
                 format!("until {}: {}", text(&ejection["until"]), text(&ejection["detail"]))
             } else if said.is_null() {
-                text(&row["check"]["detail"])
+                let stale = match row["stale_since"].as_str() {
+                    Some(since) => format!("{} stale since {since}; ", text(&row["resolved_from"])),
+                    None => String::new(),
+                };
+                stale + &text(&row["check"]["detail"])
             } else {
                 format!("{} by uid {} since {}", text(&said["state"]), text(&said["by_uid"]), text(&said["since"]))
             };

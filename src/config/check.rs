@@ -254,6 +254,10 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
     let ready_delay = section.duration("ready-delay", problems);
     let removed_sessions = section.word("removed-sessions", problems);
     let state_file = section.text("state-file", problems);
+    let resolvers = section.socket_addresses("resolvers", problems).map(|list| list.value).unwrap_or_default();
+    for resolver in resolvers.iter().filter(|resolver| resolver.value.port() == 0) {
+        problems.add(Code::OutOfRange, resolver.place.clone(), format!("resolver {} has port 0", resolver.value));
+    }
     let relay = read_relay(&section, problems);
     refuse_empty_path(&section, "status-socket", status_socket.as_ref(), problems);
     if let Some(path) = status_socket.as_ref().filter(|path| path.value.len() > MOST_SOCKET_PATH) {
@@ -274,6 +278,7 @@ fn read_global(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Glob
             _ => RemovedSessions::Keep,
         },
         state_file: state_file.map(|path| PathBuf::from(path.value)),
+        resolvers: resolvers.into_iter().map(|resolver| resolver.value).collect(),
         relay: relay?,
     })
 }

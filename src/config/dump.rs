@@ -9,11 +9,12 @@ use toml::{Table, Value};
 use super::value::format_size;
 
 use super::{
-    Access, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool, Protocol, Reject,
-    RemovedSessions, Route, RouteTarget, format_duration,
+    Access, Address, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool,
+    Protocol, Reject, RemovedSessions, Route, RouteTarget, format_duration,
 };
 use crate::decide::balance::{Hashing, Method};
 use crate::decide::hello::proxy::Version;
+use crate::decide::names::Target;
 use crate::decide::prefix::PrefixMap;
 
 /// The configuration as TOML.
@@ -67,6 +68,7 @@ fn global(config: &Config) -> Table {
     if let Some(path) = &global.state_file {
         set(&mut table, "state-file", path.display().to_string());
     }
+    set(&mut table, "resolvers", addresses(&global.resolvers));
     let mut relay = Table::new();
     set(&mut relay, "full-reads", i64::from(global.relay.full_reads));
     set(&mut relay, "small-fills", i64::from(global.relay.small_fills));
@@ -200,10 +202,17 @@ fn pool(pool: &Pool) -> Table {
     set(&mut table, "on-down", if pool.on_down == OnDown::Close { "close" } else { "keep" });
     let backends = pool.backends.iter().map(|backend| {
         let mut table = Table::new();
-        set(&mut table, "address", backend.address.to_string());
-        set(&mut table, "name", &*backend.name);
-        set(&mut table, "weight", i64::from(backend.weight));
-        set(&mut table, "backup", backend.backup);
+        let address = backend.address.to_string();
+        // The default, when a name is too long or odd for a name in metrics and commands.
+        if backend.address.target().is_none() || *backend.name != *address {
+            set(&mut table, "name", &*backend.name);
+        }
+        set(&mut table, "address", address);
+        // The records of a service have their own.
+        if !matches!(backend.address, Address::Name(Target::Service(_))) {
+            set(&mut table, "weight", i64::from(backend.weight));
+            set(&mut table, "backup", backend.backup);
+        }
         if let Some(most) = backend.max_connections {
             set(&mut table, "max-connections", i64::from(most));
         }

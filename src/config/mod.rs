@@ -1,6 +1,7 @@
 //! The configuration: TOML in, one checked and immutable [`Config`] out, or every problem at once with its place.
 //! Reads no file by itself except through [`Sources`], starts nothing, and never guesses.
 
+mod backends;
 mod check;
 mod choice;
 mod dump;
@@ -28,9 +29,13 @@ use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
+pub use backends::{Address, DEFAULT_WEIGHT};
 pub use check::check;
 pub use dump::dump;
-pub use health::{CheckKind, ClientCertificate, HealthCheck, Http, Https, Loaded, Tcp, Tls, TlsHello, Trust, Verify};
+pub use health::{
+    Agent, CheckKind, ClientCertificate, Encryption, Exec, Expect, HealthCheck, Http, Https, Ldap, Loaded, MySql,
+    Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
+};
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
@@ -72,6 +77,8 @@ pub struct Global {
     pub removed_sessions: RemovedSessions,
     /// Where overrides are kept over a restart.
     pub state_file: Option<PathBuf>,
+    /// DNS servers; empty: those of the system.
+    pub resolvers: Vec<SocketAddr>,
     /// When bytes are copied and when they are spliced.
     pub relay: RelayNumbers,
 }
@@ -387,8 +394,8 @@ pub enum OnDown {
 pub struct Backend {
     /// Name, unique in its pool.
     pub name: Arc<str>,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens, or the name that says where.
+    pub address: Address,
     /// Share of new connections; 0 takes none.
     pub weight: u32,
     /// Used only when no other backend can take the connection.

@@ -97,23 +97,9 @@ impl Section<'_> {
         let parsed = text.parse::<SocketAddr>().ok();
         if parsed.is_none() {
             let place = self.place_of(raw);
-            if is_host_and_port(text) && !matches!(key, "bind" | "metrics") {
-                let message = format!("host name `{text}` in `{key}` is not built yet");
-                problems.add(Code::NotBuilt, place, message).hint("this version takes addresses only");
-            } else {
-                let message = format!("`{text}` is not an address with a port for `{key}`");
-                problems
-                    .add(Code::BadAddress, place, message)
-                    .hint("such as \"10.0.0.11:443\" or \"[2001:db8::1]:443\"");
-            }
+            let message = format!("`{text}` is not an address with a port for `{key}`");
+            problems.add(Code::BadAddress, place, message).hint("such as \"10.0.0.11:443\" or \"[2001:db8::1]:443\"");
         }
         parsed
     }
-}
-
-fn is_host_and_port(text: &str) -> bool {
-    let host =
-        |host: &str| !host.is_empty() && !host.contains(':') && host.bytes().any(|byte| byte.is_ascii_alphabetic());
-    text.starts_with("srv:")
-        || text.rsplit_once(':').is_some_and(|(name, port)| host(name) && port.parse::<u16>().is_ok())
 }

@@ -1,22 +1,19 @@
-//! Reads `[pool.NAME]` and its backends; its health check has a file of its own.
+//! Reads `[pool.NAME]`; its backends, its choice among them and its health check have files of their own.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use toml::de::DeTable;
 
+use super::backends::{Address, read_backends};
 use super::choice::{read_hash, read_passive};
 use super::health::read_health;
-use super::keys::{BACKEND, POOL};
+use super::keys::POOL;
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
 use super::{Backend, Code, FastOpen, OnDown, Place, Pool, Problems, RelayPath};
 use crate::decide::balance::{Balancer, Hashing, Member, Method};
 use crate::decide::hello::proxy::Version;
-
-/// Default weight, so that weights can be lowered as well as raised in fine steps.
-const DEFAULT_WEIGHT: u32 = 100;
 
 /// Reads one pool. A pool with problems is returned all the same, so that references to it are not reported too.
 /// `default_method` is for a pool that names none.
@@ -139,12 +136,15 @@ pub fn read_pool(
 /// Reads `source-address`: each backend needs one of its family.
 fn read_sources(section: &Section<'_>, backends: &[Backend], problems: &mut Problems) -> Vec<IpAddr> {
     let Some(sources) = section.sources("source-address", problems) else { return Vec::new() };
-    let without = backends.iter().find(|backend| {
-        !sources.value.is_empty() && !sources.value.iter().any(|source| source.is_ipv4() == backend.address.is_ipv4())
+    // Addresses that a name leads to are left out when they are of a family without a source.
+    let sockets = backends.iter().filter_map(|backend| match backend.address {
+        Address::Socket(socket) => Some(socket),
+        Address::Name(_) => None,
     });
-    if let Some(backend) = without {
-        let family = if backend.address.is_ipv4() { "IPv4" } else { "IPv6" };
-        let message = format!("`source-address` of {} has no {family} address for {}", section.title, backend.address);
+    let has_source = |socket: &SocketAddr| sources.value.iter().any(|source| source.is_ipv4() == socket.is_ipv4());
+    if let Some(socket) = sockets.filter(|_| !sources.value.is_empty()).find(|socket| !has_source(socket)) {
+        let family = if socket.is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!("`source-address` of {} has no {family} address for {socket}", section.title);
         problems.add(Code::Conflict, sources.place, message);
     }
     sources.value
@@ -154,48 +154,4 @@ fn read_sources(section: &Section<'_>, backends: &[Backend], problems: &mut Prob
 fn is_intentionally_empty(section: &Section<'_>) -> bool {
     let empty = |key: &str| !section.has(key) || section.is_empty_list(key);
     empty("backends") && empty("backend")
-}
-
-fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Backend> {
-    let mut read: Vec<At<Backend>> = Vec::new();
-    for address in section.socket_addresses("backends", problems).map(|list| list.value).unwrap_or_default() {
-        check_port(&address, problems);
-        let name = Arc::from(address.value.to_string());
-        let backend =
-            Backend { name, address: address.value, weight: DEFAULT_WEIGHT, backup: false, max_connections: None };
-        read.push(At { value: backend, place: address.place });
-    }
-    for table in section.tables("backend", problems) {
-        let title = format!("backend of {}", section.title);
-        let inner = Section::open(&BACKEND, &title, &table.place, table.value, problems);
-        let address = inner.socket_address("address", problems);
-        if !inner.has("address") {
-            inner.missing("address", "such as address = \"10.0.0.13:443\"", problems);
-        }
-        let name = inner.name("name", problems);
-        let weight = inner.integer("weight", problems).map_or(DEFAULT_WEIGHT, |weight| weight.value as u32);
-        let backup = inner.flag("backup", problems).is_some_and(|flag| flag.value);
-        let max_connections = inner.integer("max-connections", problems).map(|most| most.value as u32);
-        let Some(address) = address else { continue };
-        check_port(&address, problems);
-        let place = name.as_ref().map_or_else(|| address.place.clone(), |name| name.place.clone());
-        let name = Arc::from(name.map_or_else(|| address.value.to_string(), |name| name.value));
-        read.push(At { value: Backend { name, address: address.value, weight, backup, max_connections }, place });
-    }
-    let mut seen: HashMap<Arc<str>, Place> = HashMap::new();
-    for backend in &read {
-        if let Some(first) = seen.get(&backend.value.name) {
-            let message = format!("backend `{}` stands twice in {}", backend.value.name, section.title);
-            problems.add(Code::DuplicateName, backend.place.clone(), message).also(first.clone(), "first here");
-        } else {
-            seen.insert(Arc::clone(&backend.value.name), backend.place.clone());
-        }
-    }
-    read.into_iter().map(|backend| backend.value).collect()
-}
-
-fn check_port(address: &At<SocketAddr>, problems: &mut Problems) {
-    if address.value.port() == 0 {
-        problems.add(Code::OutOfRange, address.place.clone(), format!("backend {} has port 0", address.value));
-    }
 }

@@ -68,7 +68,7 @@ const DURATION: &str = "^[0-9]+(ms|s|m|h|d)$";
 impl Kind {
     fn schema(self) -> Value {
         match self {
-            Self::Text | Self::SocketAddress | Self::Address => json!({ "type": "string" }),
+            Self::Text | Self::SocketAddress | Self::Address | Self::Backend => json!({ "type": "string" }),
             Self::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9_.:\\[\\]-]{1,64}$" }),
             Self::Integer(low, high) => json!({ "type": "integer", "minimum": low, "maximum": high }),
             Self::AutoOr(low, high) => {
@@ -93,10 +93,11 @@ impl Kind {
                 { "type": "array", "items": { "type": "string" } },
             ] }),
             Self::Words(words) => json!({ "type": "array", "items": { "enum": words } }),
-            Self::SocketAddresses | Self::Prefixes | Self::Texts => {
+            Self::SocketAddresses | Self::Backends | Self::Prefixes | Self::Texts => {
                 json!({ "type": "array", "items": { "type": "string" } })
             }
             Self::Tables => json!({ "type": "object" }),
+            Self::List(keys) => list_of(&keys.schema(&[])),
         }
     }
 }

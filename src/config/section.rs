@@ -4,7 +4,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Kind, SectionKeys, Status, WORDS_LATER};
+use super::keys::{Key, Kind, SectionKeys, Status};
 use super::nearest::{NAME_HINT, hint_nearest, is_name, is_near, listing};
 use super::problem::{Code, Problem, Problems};
 use super::source::Place;
@@ -293,11 +293,6 @@ impl<'a> Section<'a> {
     }
 
     fn unknown_word(key: &Key, text: &str, words: &[&'static str], place: Place, problems: &mut Problems) {
-        if WORDS_LATER.contains(&(key.name, text)) {
-            let message = format!("`{} = \"{text}\"` is not built yet", key.name);
-            problems.add(Code::NotBuilt, place, message).hint(format!("this version has {}", listing(words)));
-            return;
-        }
         let message = format!("`{text}` is not a value of `{}`", key.name);
         let problem = problems.add(Code::UnknownWord, place, message);
         if !hint_nearest(problem, text, words.iter().copied()) {

@@ -14,8 +14,9 @@ use super::prober::Prober;
 use super::standing::{Change, follow};
 use super::{Control, Handle};
 use crate::config::CheckKind;
+use crate::decide::health::agent::AgentWords;
 use crate::decide::health::{Checker, Ejection, Ejector, Ground, Health, Sign, Spare};
-use crate::state::{Backend, Cause, EjectionReport, Evidence, HealthIgnored, Pool, Standing};
+use crate::state::{AgentOrders, Backend, Cause, EjectionReport, Evidence, HealthIgnored, Pool, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// One backend.
@@ -66,8 +67,9 @@ impl Keeper {
         let old = self.pool.replace(Arc::clone(pool));
         if old.config.health != pool.config.health {
             *self.checker.borrow_mut() = Checker::new(self.backend.vitals().health);
-            // Another check may not show one.
+            // Another check may not show one, nor speak for the backend.
             self.backend.change(|vitals| vitals.check.certificate = None);
+            self.follow_agent(self.backend.vitals().agent, AgentOrders::default(), "its check has changed");
         }
         self.look.notify_one();
     }
@@ -128,8 +130,15 @@ impl Keeper {
         let first = self.backend.vitals().check.ok.is_none();
         let changed = self.backend.change(|vitals| {
             vitals.health = health;
+            match verdict.finding {
+                Finding::Well => vitals.checks_ok += 1,
+                Finding::Unwell => vitals.checks_failed += 1,
+                Finding::Nothing => vitals.checks_void += 1,
+            }
             let report = &mut vitals.check;
-            report.ok = Some(verdict.finding == Finding::Well);
+            if verdict.finding != Finding::Nothing {
+                report.ok = Some(verdict.finding == Finding::Well);
+            }
             report.reason = verdict.reason;
             report.detail.clone_from(&verdict.detail);
             report.took = verdict.took;
@@ -138,7 +147,6 @@ impl Keeper {
             if let Some(certificate) = &verdict.certificate {
                 report.certificate = Some(certificate.clone());
             }
-            if verdict.finding == Finding::Well { vitals.checks_ok += 1 } else { vitals.checks_failed += 1 }
         });
         if let Some(states) = changed {
             let evidence = verdict.phases.iter().map(|phase| Evidence {
@@ -155,7 +163,38 @@ impl Keeper {
                 evidence: evidence.collect(),
             });
         }
+        if let Some(words) = &verdict.agent {
+            self.take_agent(words, &verdict.detail);
+        }
         self.weigh_ejection(&check.kind, verdict.finding, check.thresholds.rise);
+    }
+
+    /// Carries out what an agent asked for. What it does not mention stays as it is.
+    fn take_agent(&self, words: &AgentWords, detail: &str) {
+        let before = self.backend.vitals().agent;
+        let orders = AgentOrders {
+            weight: words.weight.or(before.weight),
+            max_connections: words.max_connections.or(before.max_connections),
+            operation: words.operation.or(before.operation),
+        };
+        self.follow_agent(before, orders, detail);
+    }
+
+    fn follow_agent(&self, before: AgentOrders, orders: AgentOrders, detail: &str) {
+        if before == orders {
+            return;
+        }
+        let changed = self.backend.change(|vitals| vitals.agent = orders);
+        let Some(control) = self.control.upgrade() else { return };
+        if let Some(states) = changed {
+            let by = Cause::Agent;
+            self.announce(Change { states, from: None, by, reason: "agent", detail, evidence: Vec::new() });
+        }
+        if (before.weight, before.max_connections) != (orders.weight, orders.max_connections) {
+            let (pool, backend) = (&*self.backend.pool, &*self.backend.name);
+            tracing::info!(pool, backend, detail, "agent changed the backend's share");
+            control.renewal.notify_one();
+        }
     }
 
     /// Ends an ejection before its time when checks that hear the server speak find it well. That a connection is

@@ -9,13 +9,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::names::{self, Names};
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, state_file};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, renewal, state_file};
 use crate::decide::close::CloseReason;
 use crate::state::{LogMessage, Phase, Shared, Snapshot};
 
@@ -41,11 +42,14 @@ pub async fn run(
 ) {
     let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
     shared.set_snapshot(Arc::clone(&snapshot));
+    let renewal = Rc::new(Notify::new());
     let control: Handle = Rc::new(Control {
         shared: Arc::clone(&shared),
         source,
         plane: RefCell::new(plane),
         probes: RefCell::new(Probes::default()),
+        names: RefCell::new(Names::new(Rc::clone(&renewal))),
+        renewal,
         reloading: tokio::sync::Mutex::new(()),
         stops: stops.clone(),
     });
@@ -56,28 +60,17 @@ pub async fn run(
         spawn_local(serve_metrics(Handle::clone(&control), listener));
     }
 
-    if let Some(path) = &snapshot.config.global.state_file {
-        match state_file::load(path, &snapshot) {
-            Ok(0) => {}
-            Ok(overrides) => tracing::info!(overrides, "overrides restored from the state file"),
-            // Starting without them beats not starting.
-            Err(error) => tracing::error!(path = %path.display(), %error, "cannot use the state file"),
-        }
-    }
     // A reload that is asked for meanwhile waits until there is something to reload.
     let starting = control.reloading.lock().await;
-    // Listeners are bound; clients wait in the backlog until the first checks have answered.
     let mut stop = None;
     tokio::select! {
-        () = probes::apply_and_wait(&control, &snapshot) => {
-            control.plane.borrow_mut().install(&snapshot);
-            shared.set_phase(Phase::Running);
-        }
+        () = begin(&control, &snapshot) => shared.set_phase(Phase::Running),
         word = asked_to_stop.recv() => stop = Some(word.unwrap_or(Stop::Now)),
     }
     drop(starting);
     if stop.is_none() {
         announce(&snapshot, shared.workers.len());
+        spawn_local(renewal::keep_up(Handle::clone(&control)));
         feed_watchdog(&shared);
         stop = asked_to_stop.recv().await;
     }
@@ -88,6 +81,33 @@ pub async fn run(
     // A log target that hangs must not keep the process.
     if shared.log.try_send(LogMessage::Flush(done)) {
         let _ = flushed.recv_timeout(Duration::from_secs(1));
+    }
+}
+
+/// Listeners are bound; clients wait in the backlog until names are resolved and the first checks have answered.
+async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
+    let resolution = names::add(control, &snapshot.config).await;
+    let renewed = match snapshot.renewed(&resolution, control.shared.workers.len()) {
+        Ok(renewed) => renewed.map(Arc::new),
+        Err(error) => {
+            tracing::error!(%error, "names are not used");
+            None
+        }
+    };
+    let snapshot = renewed.as_ref().unwrap_or(snapshot);
+    control.shared.set_snapshot(Arc::clone(snapshot));
+    restore_overrides(snapshot);
+    probes::apply_and_wait(control, snapshot).await;
+    control.plane.borrow_mut().install(snapshot);
+}
+
+fn restore_overrides(snapshot: &Snapshot) {
+    let Some(path) = &snapshot.config.global.state_file else { return };
+    match state_file::load(path, snapshot) {
+        Ok(0) => {}
+        Ok(overrides) => tracing::info!(overrides, "overrides restored from the state file"),
+        // Starting without them beats not starting.
+        Err(error) => tracing::error!(path = %path.display(), %error, "cannot use the state file"),
     }
 }
 

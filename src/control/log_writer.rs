@@ -6,8 +6,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use super::journal::Journal;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::config::{Log, LogFormat, LogTarget};
 use crate::state::{LogMessage, LogSink};
@@ -32,13 +34,17 @@ pub fn start_log(log: &Log) -> io::Result<LogSink> {
 pub fn start_tracing(sink: LogSink, format: LogFormat, level: tracing::Level) {
     let builder =
         tracing_subscriber::fmt().with_max_level(level).with_writer(Sender(sink)).with_ansi(false).with_target(false);
+    // The resolver warns of every forged answer; a stranger must not fill the log. We say ourselves what became of a name.
+    let resolver = if level >= tracing::Level::DEBUG { level.into() } else { LevelFilter::OFF };
+    let levels = Targets::new().with_default(level).with_target("hickory", resolver);
     // A second subscriber in one process (tests, the demo) keeps the first.
     let _ = match format {
         LogFormat::Text | LogFormat::TcpLog => {
-            tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).finish())
+            tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).finish().with(levels))
         }
         LogFormat::Json => {
-            tracing::subscriber::set_global_default(builder.with_timer(Rfc3339).json().flatten_event(true).finish())
+            let subscriber = builder.with_timer(Rfc3339).json().flatten_event(true).finish();
+            tracing::subscriber::set_global_default(subscriber.with(levels))
         }
     };
 }

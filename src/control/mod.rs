@@ -9,11 +9,14 @@ mod json_lines;
 mod keeper;
 mod lifecycle;
 mod log_writer;
+mod lookup;
 mod metrics;
+mod names;
 mod probe_now;
 mod prober;
 mod probes;
 mod reload;
+mod renewal;
 mod socket;
 mod standing;
 mod state_file;
@@ -25,7 +28,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
@@ -99,7 +102,10 @@ pub struct Control {
     source: ConfigSource,
     plane: RefCell<Box<dyn DataPlane>>,
     probes: RefCell<probes::Probes>,
-    /// Held while a reload runs: the next one waits.
+    names: RefCell<names::Names>,
+    /// Rung when the pools are no longer what the configuration, names and agents say together.
+    renewal: Rc<Notify>,
+    /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }

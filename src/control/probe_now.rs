@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use super::checks::{Check, Finding, Target};
+use crate::decide::health::agent::{AgentHealth, AgentWords, Operation};
 use crate::state::CertificateFacts;
 
 /// Longest check on demand: whoever asked waits for it, and the commands wait for 30 s.
@@ -49,12 +50,25 @@ pub async fn probe(control: &Control, path: &str) -> Result<Value, NoProbe> {
         "took_ms": millis(verdict.took),
         "phases": phases.collect::<Vec<_>>(),
         "certificate": verdict.certificate.as_ref().map(certificate),
+        "agent": verdict.agent.as_ref().map(agent),
         "state": backend.standing().name(),
     }))
 }
 
 fn certificate(facts: &CertificateFacts) -> Value {
     json!({ "subject": facts.subject, "issuer": facts.issuer, "expires": facts.not_after })
+}
+
+/// An agent's words; null is what it did not mention.
+fn agent(words: &AgentWords) -> Value {
+    json!({
+        "health": words.health.map(AgentHealth::word),
+        "operation": words.operation.map(Operation::word),
+        "weight_percent": words.weight,
+        "max_connections": words.max_connections,
+        "text": words.text,
+        "unknown": words.unknown,
+    })
 }
 
 fn millis(time: Duration) -> f64 {

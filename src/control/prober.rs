@@ -155,11 +155,12 @@ impl Prober {
 impl CheckKind {
     /// Whether the dialogue is told whose check it is, so that it cannot be shared.
     const fn is_told_who_asks(&self) -> bool {
-        false
+        matches!(self, Self::Exec(_))
     }
 
     /// Whether the server must speak for the check to succeed.
     pub const fn hears_the_server(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
+        // An agent speaks for the server, which is not the same.
+        !matches!(self, Self::Tcp(_) | Self::Agent(_))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Handle, probes};
+use super::{Handle, names, probes, standing};
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
@@ -66,24 +66,41 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     };
     let old = control.snapshot();
     warn_of_fixed_keys(&old.config, &config);
-    let snapshot = Snapshot::build(Arc::new(config), Some(&old), control.shared.workers.len());
-    let snapshot = Arc::new(snapshot.map_err(|error| error.to_string())?);
-    control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
-    snapshot.settle_health();
-    // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
-    probes::apply_and_wait(control, &snapshot).await;
-    control.plane.borrow_mut().install(&snapshot);
-    control.shared.set_snapshot(Arc::clone(&snapshot));
-    let removed = removed_backends(&old, &snapshot);
-    end_removed(control, &removed, &snapshot.config);
+    let resolution = names::add(control, &config).await;
+    let outcome = match Snapshot::build(Arc::new(config), Some(&old), &resolution, control.shared.workers.len()) {
+        Ok(snapshot) => put_in_force(control, &old, Arc::new(snapshot)).await,
+        Err(error) => Err(error.to_string()),
+    };
+    // Of whichever configuration is in force now.
+    let snapshot = control.snapshot();
+    names::keep_only(control, &snapshot.config);
+    let removed = outcome?;
     Ok(format!(
         "generation {}: {} listeners, {} pools, {} backends, {} removed",
         snapshot.generation,
         snapshot.listeners.len(),
         snapshot.pools.len(),
         snapshot.backends().count(),
-        removed.len()
+        removed
     ))
+}
+
+/// Binds what is new, has new backends checked, and swaps. Returns how many backends of `old` are gone.
+///
+/// # Errors
+/// When a listener cannot be bound; nothing has changed then.
+pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapshot>) -> Result<usize, String> {
+    control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
+    snapshot.settle_health();
+    // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
+    probes::apply_and_wait(control, &snapshot).await;
+    control.plane.borrow_mut().install(&snapshot);
+    control.shared.set_snapshot(Arc::clone(&snapshot));
+    // Whatever changed during the checks was summed up by the generation before.
+    standing::sum_up_all(control, &snapshot);
+    let removed = removed_backends(old, &snapshot);
+    end_removed(control, &removed, &snapshot.config);
+    Ok(removed.len())
 }
 
 /// Keys that take effect at start only.

@@ -1,5 +1,6 @@
 //! What the status socket says, as data: the same for HTTP and JSON lines.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,8 +9,10 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Control;
+use crate::config;
+use crate::decide::health::agent::Operation;
 use crate::decide::hello::FirstAnswer;
-use crate::state::{Admin, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Standing};
+use crate::state::{Admin, AgentOrders, Backend, ConnectError, HealthIgnored, Pool, RefusedHello, Share, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// How long workers may take to list their sessions.
@@ -50,6 +53,7 @@ pub fn status(control: &Control) -> Value {
         "log_dropped": shared.log.dropped(),
         "listeners": listeners,
         "pools": pools,
+        "names": shared.names.list(),
     })
 }
 
@@ -81,14 +85,26 @@ pub fn backends(control: &Control, pool: Option<&str>) -> Option<Value> {
     {
         return None;
     }
+    let stale: HashMap<String, jiff::Timestamp> =
+        control.shared.names.list().into_iter().filter_map(|name| Some((name.name, name.stale_since?))).collect();
     let chosen = snapshot.pools.iter().filter(|candidate| pool.is_none_or(|name| *candidate.config.name == *name));
     let list = chosen.flat_map(|pool| {
-        pool.backends.iter().zip(&pool.config.backends).map(|(backend, config)| backend_status(pool, backend, config))
+        pool.backends
+            .iter()
+            .zip(&pool.shares)
+            .zip(&pool.config.backends)
+            .map(|(backend, config)| backend_status(pool, backend, config, &stale))
     });
     Some(list.collect())
 }
 
-fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backend) -> Value {
+fn backend_status(
+    pool: &Pool,
+    (backend, share): (&Arc<Backend>, &Share),
+    config: &config::Backend,
+    stale: &HashMap<String, jiff::Timestamp>,
+) -> Value {
+    let resolved_from = config.address.target().map(ToString::to_string);
     let vitals = backend.vitals();
     let standing = backend.standing();
     let timings = backend.timings();
@@ -110,6 +126,14 @@ fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backen
         let state = if said.admin == Admin::Draining { "drain" } else { "disable" };
         json!({ "state": state, "by_uid": said.by_uid, "since": said.since, "until": null })
     });
+    let orders = vitals.agent;
+    let agent = (orders != AgentOrders::default()).then(|| {
+        json!({
+            "weight_percent": orders.weight,
+            "max_connections": orders.max_connections,
+            "operation": orders.operation.map(Operation::word),
+        })
+    });
     let ejection = vitals
         .ejection
         .map(|ejection| json!({ "until": ejection.until, "in_a_row": ejection.in_a_row, "detail": ejection.detail }));
@@ -122,12 +146,15 @@ fn backend_status(pool: &Pool, backend: &Backend, config: &crate::config::Backen
         "pool": &*backend.pool,
         "backend": &*backend.name,
         "address": backend.address,
+        "resolved_from": resolved_from,
+        "stale_since": resolved_from.and_then(|name| stale.get(&name)),
         "state": standing.name(),
         "since": vitals.since,
         "weight": config.weight,
-        "effective_weight": effective_weight(pool, backend, config.weight),
+        "effective_weight": effective_weight(pool, backend, share.weight),
         "backup": config.backup,
-        "max_connections": config.max_connections,
+        "max_connections": share.max_connections,
+        "agent": agent,
         "active": backend.active.count(),
         "total": backend.sum(|shard| shard.total.get()),
         "connect_errors": ConnectError::ALL.iter().map(|reason| backend.connect_errors(*reason)).sum::<u64>(),

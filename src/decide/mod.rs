@@ -6,5 +6,6 @@ pub mod close;
 pub mod health;
 pub mod hello;
 pub mod limits;
+pub mod names;
 pub mod prefix;
 pub mod route;

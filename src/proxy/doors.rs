@@ -18,7 +18,7 @@ pub type Doors = HashMap<SocketAddr, (Rc<Door>, JoinHandle<()>)>;
 pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
     worker.max_connections.set(generation.snapshot.config.global.max_connections);
     worker.pipes.set_capacity(generation.snapshot.config.global.relay.pipe_size as usize);
-    let (pools, listeners) = view::listeners(&generation.snapshot, worker.id);
+    let (pools, listeners) = view::listeners(&generation.snapshot, &worker.pools(), worker.id);
     worker.set_pools(pools);
     let mut kept = HashMap::new();
     for Listening { bind, listener, socket } in generation.listening {

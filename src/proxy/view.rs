@@ -197,10 +197,15 @@ impl PoolView {
 /// All pools of a generation, in the order of the configuration.
 pub type Pools = Rc<[Rc<PoolView>]>;
 
-/// Pools and listeners of a snapshot as one worker sees them.
-pub fn listeners(snapshot: &Snapshot, worker: usize) -> (Pools, Vec<Rc<ListenerView>>) {
+/// Pools and listeners of a snapshot as one worker sees them. A pool that `before` has too, the very same, stays with
+/// its turns and ready connections.
+pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, Vec<Rc<ListenerView>>) {
     let numbers = snapshot.config.global.relay;
-    let pools: Pools = snapshot.pools.iter().map(|pool| Rc::new(PoolView::new(pool, numbers, worker))).collect();
+    let pool = |pool| match before.iter().find(|view| Arc::ptr_eq(&view.pool, pool)) {
+        Some(view) => Rc::clone(view),
+        None => Rc::new(PoolView::new(pool, numbers, worker)),
+    };
+    let pools: Pools = snapshot.pools.iter().map(pool).collect();
     let millis = |time: std::time::Duration| time.as_millis() as u64;
     let view = |listener: &Arc<Listener>| {
         let brief = ListenerBrief {

@@ -12,6 +12,7 @@ use super::counters::{BackendShard, ConnectError, Padded};
 use super::live::LiveSigns;
 use super::places::Taken;
 use crate::decide::health::Health;
+use crate::decide::health::agent::Operation;
 
 /// What an operator said of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,17 @@ impl Standing {
             (Admin::Ready, Health::Up) => Self::Up,
         }
     }
+
+    /// What all that is known comes to. An operator's word comes before the agent's.
+    fn of_all(vitals: &Vitals) -> Self {
+        let agent = match vitals.agent.operation {
+            Some(Operation::Drain) => Admin::Draining,
+            Some(Operation::Maintenance) => Admin::Disabled,
+            Some(Operation::Ready) | None => Admin::Ready,
+        };
+        let admin = vitals.override_.map_or(agent, |said| said.admin);
+        Self::of(vitals.health, vitals.ejection.is_some(), admin)
+    }
 }
 
 /// Whether a pool ignores health: so much of it is down that the checks may be wrong (`panic-threshold`).
@@ -111,6 +123,17 @@ pub struct Override {
     pub since: jiff::Timestamp,
 }
 
+/// What a backend's agent asked for, until it says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentOrders {
+    /// Share of the configured weight, in percent.
+    pub weight: Option<u32>,
+    /// Connections at once, within the configured limit; 0: no further limit.
+    pub max_connections: Option<u32>,
+    /// What an operator could have asked for.
+    pub operation: Option<Operation>,
+}
+
 /// An ejection in force, for people.
 #[derive(Clone, Debug)]
 pub struct EjectionReport {
@@ -129,6 +152,8 @@ pub struct Vitals {
     pub health: Health,
     /// The operator's word, if any.
     pub override_: Option<Override>,
+    /// What its agent asked for.
+    pub agent: AgentOrders,
     /// The ejection in force.
     pub ejection: Option<EjectionReport>,
     /// Ejections so far.
@@ -141,6 +166,8 @@ pub struct Vitals {
     pub checks_ok: u64,
     /// Checks that failed.
     pub checks_failed: u64,
+    /// Checks that said nothing of the backend.
+    pub checks_void: u64,
 }
 
 /// Times of one worker, in microseconds, two significant digits.
@@ -224,12 +251,14 @@ impl Backend {
             vitals: Mutex::new(Vitals {
                 health,
                 override_: None,
+                agent: AgentOrders::default(),
                 ejection: None,
                 ejections: 0,
                 since: jiff::Timestamp::now(),
                 check: CheckReport::default(),
                 checks_ok: 0,
                 checks_failed: 0,
+                checks_void: 0,
             }),
             shards: (0..workers).map(|_| Padded::default()).collect(),
             timings: (0..workers).map(|_| Mutex::new(None)).collect(),
@@ -258,6 +287,11 @@ impl Backend {
         self.back_since_ms.store(now_ms.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Health by checks and live failures.
+    pub fn health(&self) -> Health {
+        self.lock_vitals().health
+    }
+
     /// A copy of what the control plane knows.
     pub fn vitals(&self) -> Vitals {
         self.lock_vitals().clone()
@@ -268,11 +302,7 @@ impl Backend {
         let mut vitals = self.lock_vitals();
         let old = self.standing();
         change(&mut vitals);
-        let new = Standing::of(
-            vitals.health,
-            vitals.ejection.is_some(),
-            vitals.override_.map_or(Admin::Ready, |said| said.admin),
-        );
+        let new = Standing::of_all(&vitals);
         if old == new {
             return None;
         }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::backend::{Backend, HealthIgnored, Standing};
-use super::snapshot::{Pool, Room, Routed, Snapshot};
-use crate::config::{self, Access, Protocol};
+use super::snapshot::{Pool, Room, Routed, Share, Snapshot};
+use crate::config::{Access, Protocol};
 use crate::decide::balance::{Ask, KeyFacts, MemberId, Method, PassedOver, Tried, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
@@ -199,19 +199,22 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Expla
         let what = if is_full { "has a place left" } else { "takes connections" };
         answer.reason = Some(format!("no backend of pool `{}` {what}", config.name));
     }
+    let unresolved = pool.unresolved.iter();
+    let unresolved = unresolved.map(|(name, why)| OtherBackend { backend: name.to_string(), why: (*why).to_owned() });
     answer.others = explained
         .passed_over
         .into_iter()
         .map(|(member, why)| OtherBackend { backend: name(member), why: why_not(pool, member, why) })
+        .chain(unresolved)
         .collect();
 }
 
 fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {
-    let (backend, config) = (&pool.backends[member], &pool.config.backends[member]);
+    let (backend, share) = (&pool.backends[member], pool.shares[member]);
     let active = backend.active.count();
     match why {
         PassedOver::WeightZero => "weight 0".to_owned(),
-        PassedOver::NotTaking => not_taking(backend, config),
+        PassedOver::NotTaking => not_taking(backend, share),
         PassedOver::Tried => "tried already".to_owned(),
         PassedOver::Backup => "backup".to_owned(),
         PassedOver::AboveBound { load, cap } => {
@@ -219,7 +222,7 @@ fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {
         }
         PassedOver::Later => match pool.config.method {
             Method::LeastConnections => {
-                format!("next in line: {active} connections at weight {}", config.weight)
+                format!("next in line: {active} connections at weight {}", share.weight)
             }
             Method::RoundRobin => "next in line: another one's turn".to_owned(),
             Method::RandomTwo => "next in line: not drawn, or the heavier of two".to_owned(),
@@ -228,7 +231,7 @@ fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {
     }
 }
 
-fn not_taking(backend: &Backend, config: &config::Backend) -> String {
+fn not_taking(backend: &Backend, share: Share) -> String {
     let vitals = backend.vitals();
     let since = vitals.since.strftime("%FT%TZ");
     match (backend.standing(), vitals.ejection) {
@@ -237,10 +240,12 @@ fn not_taking(backend: &Backend, config: &config::Backend) -> String {
         (Standing::Ejected, Some(ejection)) => {
             format!("ejected until {}: {}", ejection.until.strftime("%FT%TZ"), ejection.detail)
         }
-        (Standing::Draining, _) => "draining by an operator's word".to_owned(),
-        (Standing::Disabled, _) => "disabled by an operator's word".to_owned(),
+        (Standing::Draining | Standing::Disabled, _) => {
+            let who = if vitals.override_.is_some() { "an operator's" } else { "its agent's" };
+            format!("{} by {who} word since {since}", backend.standing().name())
+        }
         (Standing::Up | Standing::Unchecked | Standing::Ejected, _) => {
-            format!("at its limit: {} of {} connections", backend.active.count(), config.max_connections.unwrap_or(0))
+            format!("at its limit: {} of {} connections", backend.active.count(), share.max_connections.unwrap_or(0))
         }
     }
 }

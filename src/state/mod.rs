@@ -8,6 +8,7 @@ mod events;
 mod explain;
 mod live;
 mod log;
+mod names;
 mod places;
 mod refused;
 mod snapshot;
@@ -20,7 +21,9 @@ use serde::Serialize;
 
 use crate::decide::limits::{Bucket, SourceRates};
 
-pub use backend::{Admin, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals};
+pub use backend::{
+    Admin, AgentOrders, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals,
+};
 pub use check::{CertificateFacts, CheckPhase};
 pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
@@ -30,9 +33,10 @@ pub use events::{Cause, Event, Events, Evidence};
 pub use explain::{Explanation, RouteQuery, explain};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
+pub use names::{MOST_MEMBERS, NameReport, NameReports, Resolution, targets};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
-pub use snapshot::{Listener, Pool, Room, Routed, Snapshot};
+pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,8 @@ pub struct Shared {
     pub events: Events,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
+    /// What is known of named backends.
+    pub names: NameReports,
     cancels: Mutex<Cancels>,
     phase: AtomicU8,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
@@ -126,6 +132,7 @@ impl Shared {
             log,
             events: Events::default(),
             reloads: Mutex::default(),
+            names: NameReports::default(),
             cancels: Mutex::new(Cancels {
                 by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),
                 all: Bucket::full(ALL_CANCELS.1, 0),

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::backend::{Backend, HealthIgnored};
+use super::backend::{AgentOrders, Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
-use crate::config::{self, Config, PoolId, Reject, RouteTarget};
+use super::names::{Members, Resolution};
+use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
 use crate::decide::health::Health;
 use crate::decide::hello::FirstBytes;
@@ -79,14 +80,40 @@ impl Listener {
 /// A pool of one generation.
 #[derive(Debug)]
 pub struct Pool {
-    /// Its configuration.
+    /// Its configuration, with the members that names lead to in place of the names.
     pub config: config::Pool,
     /// Its tables.
     pub balancer: Balancer,
-    /// Backends in the order of the configuration.
+    /// Backends in the same order.
     pub backends: Vec<Arc<Backend>>,
+    /// What each gets of the pool's connections, in the same order.
+    pub shares: Vec<Share>,
+    /// Named backends without members, and why.
+    pub unresolved: Vec<(Arc<str>, &'static str)>,
     /// Its counters.
     pub state: Arc<PoolState>,
+}
+
+/// What a backend gets of its pool's connections: as configured, and as its agent asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Weight; 0 takes no new connections.
+    pub weight: u32,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
+}
+
+impl Share {
+    fn of(config: &config::Backend, said: AgentOrders) -> Self {
+        let weight = match said.weight {
+            // As for HAProxy: a share above zero is never rounded down to none.
+            Some(percent) => (u64::from(config.weight) * u64::from(percent)).div_ceil(100) as u32,
+            None => config.weight,
+        };
+        let asked = said.max_connections.filter(|most| *most > 0);
+        let max_connections = [config.max_connections, asked].into_iter().flatten().min();
+        Self { weight, max_connections }
+    }
 }
 
 /// What a backend can do for a new connection.
@@ -101,17 +128,24 @@ pub enum Room {
 }
 
 impl Pool {
+    /// Whether these are its members.
+    fn has(&self, members: &Members, shares: &[Share]) -> bool {
+        self.config.backends == members.described
+            && self.unresolved == members.unresolved
+            && self.shares == shares
+            && self.backends.iter().map(|backend| backend.address).eq(members.addresses.iter().copied())
+    }
+
     /// What a member can do for a new connection. The clock is read only for one that is fresh.
     pub fn room(&self, member: MemberId, ignoring: HealthIgnored, now_ms: impl Fn() -> u64) -> Room {
         let backend = &self.backends[member];
         if !backend.takes(ignoring) {
             return Room::Closed;
         }
-        let active = backend.active.count();
-        if self.config.backends[member].max_connections.is_some_and(|most| active >= most) {
+        if backend.active.is_full() {
             return Room::Full;
         }
-        Room::Yes(Load { active, ramp: self.ramp(backend, now_ms) })
+        Room::Yes(Load { active: backend.active.count(), ramp: self.ramp(backend, now_ms) })
     }
 
     /// The share of its weight that a backend counts with now.
@@ -126,7 +160,7 @@ impl Pool {
 /// One generation.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// 1 at start, one more with every reload.
+    /// 1 at start, one more with every reload; names that lead elsewhere change it not.
     pub generation: u64,
     /// The configuration that it came from.
     pub config: Arc<Config>,
@@ -141,12 +175,38 @@ impl Snapshot {
     ///
     /// # Errors
     /// When a pool is too large for its method, which the check of the configuration excludes.
-    pub fn build(config: Arc<Config>, previous: Option<&Self>, workers: usize) -> Result<Self, TableError> {
+    pub fn build(
+        config: Arc<Config>,
+        previous: Option<&Self>,
+        names: &Resolution,
+        workers: usize,
+    ) -> Result<Self, TableError> {
         let mut kept = Kept::of(previous);
-        let pools: Result<Vec<_>, _> = config.pools.iter().map(|pool| kept.pool(pool, workers).map(Arc::new)).collect();
+        let pool = |pool| kept.pool(pool, Members::of(pool, names), workers).map(Arc::new);
+        let pools: Result<Vec<_>, _> = config.pools.iter().map(pool).collect();
         let listeners = config.listeners.iter().map(|listener| Arc::new(kept.listener(listener, workers))).collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         Ok(Self { generation, config, listeners, pools: pools? })
+    }
+
+    /// The same generation with what names lead to now; `None` when that changes no pool. Pools that stay the same are
+    /// the same.
+    ///
+    /// # Errors
+    /// As for [`Snapshot::build`]; the limit of members excludes it.
+    pub fn renewed(&self, names: &Resolution, workers: usize) -> Result<Option<Self>, TableError> {
+        let mut kept = Kept::of(Some(self));
+        let mut pools = self.pools.clone();
+        let mut changed = false;
+        for (pool, config) in pools.iter_mut().zip(&self.config.pools) {
+            let members = Members::of(config, names);
+            if !pool.has(&members, &kept.shares(config, &members)) {
+                *pool = Arc::new(kept.pool(config, members, workers)?);
+                changed = true;
+            }
+        }
+        let (generation, config, listeners) = (self.generation, Arc::clone(&self.config), self.listeners.clone());
+        Ok(changed.then_some(Self { generation, config, listeners, pools }))
     }
 
     /// Carries over what is known of backends whose check was switched on or off; to be called once the generation
@@ -158,6 +218,7 @@ impl Snapshot {
                 vitals.health = match (is_checked, vitals.health) {
                     (false, _) => Health::Unchecked,
                     (true, Health::Unchecked) => Health::Up,
+                    (true, Health::Unknown) => untold(pool.config.health.as_ref()),
                     (true, known) => known,
                 };
             });
@@ -208,12 +269,24 @@ impl Kept {
         Listener { config: config.clone(), routes, state }
     }
 
-    fn pool(&mut self, config: &config::Pool, workers: usize) -> Result<Pool, TableError> {
+    /// What each member gets, as far as its agent has said something.
+    fn shares(&self, config: &config::Pool, members: &Members) -> Vec<Share> {
+        let share = |(backend, address): (&config::Backend, &SocketAddr)| {
+            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), *address);
+            let said = self.backends.get(&identity).map(|kept| kept.vitals().agent);
+            Share::of(backend, said.unwrap_or_default())
+        };
+        members.described.iter().zip(&members.addresses).map(share).collect()
+    }
+
+    fn pool(&mut self, config: &config::Pool, members: Members, workers: usize) -> Result<Pool, TableError> {
         let state = self.pools.remove(&config.name);
         let state = state.unwrap_or_else(|| Arc::new(PoolState::new(Arc::clone(&config.name), workers)));
-        let fresh = if config.health.is_some() { Health::Unknown } else { Health::Unchecked };
-        let backends = config.backends.iter().map(|backend| {
-            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), backend.address);
+        let fresh = untold(config.health.as_ref());
+        let shares = self.shares(config, &members);
+        let Members { described, addresses, unresolved } = members;
+        let backends = described.iter().zip(addresses).map(|(backend, address)| {
+            let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), address);
             let Some(kept) = self.backends.remove(&identity) else {
                 let (pool, name, address) = identity;
                 return Arc::new(Backend::new(pool, name, address, fresh, workers));
@@ -221,11 +294,24 @@ impl Kept {
             kept
         });
         let backends: Vec<Arc<Backend>> = backends.collect();
-        let members: Vec<Member> = config
-            .backends
-            .iter()
-            .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
-            .collect();
-        Ok(Pool { config: config.clone(), balancer: Balancer::new(config.method, &members)?, backends, state })
+        let member = |(backend, share): (&config::Backend, &Share)| Member {
+            name: (*backend.name).into(),
+            weight: share.weight,
+            backup: backend.backup,
+        };
+        let members: Vec<Member> = described.iter().zip(&shares).map(member).collect();
+        let balancer = Balancer::new(config.method, &members)?;
+        let config = config::Pool { backends: described, ..config.clone() };
+        Ok(Pool { config, balancer, backends, shares, unresolved, state })
+    }
+}
+
+/// The health of a backend of which nothing is known yet. An agent that cannot be asked leaves a backend as it is, so one
+/// that has an agent takes traffic until the agent says otherwise.
+fn untold(check: Option<&HealthCheck>) -> Health {
+    match check.map(|check| &check.kind) {
+        None => Health::Unchecked,
+        Some(CheckKind::Agent(_)) => Health::Up,
+        Some(_) => Health::Unknown,
     }
 }

@@ -62,7 +62,7 @@ error[E007]: `10.0.0.256:443` is not an address with a port for `backends`
 8 | backends = ["10.0.0.11:0", "10.0.0.256:443"]
   |                            ^^^^^^^^^^^^^^^^
   |
-  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
+  = help: such as "10.0.0.11:443", "[2001:db8::1]:443" or "shop.example.com:443"
 
 error[E007]: `10.0.0.11:443` is not an address for `address`
   --> a.toml:11:11
@@ -175,10 +175,11 @@ error[E013]: [::1]:443 is taken by [::]:443 already
 }
 
 #[test]
-fn host_names_may_come_for_backends_only() {
+fn names_are_for_backends_only() {
     check(
         r#"[global]
 metrics = "localhost:9"
+resolvers = ["127.0.0.1", "127.0.0.1:0"]
 [[listener]]
 name = "https"
 bind = ["localhost:443"]
@@ -196,21 +197,27 @@ error[E007]: `localhost:9` is not an address with a port for `metrics`
   |
   = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
 
-error[E007]: `localhost:443` is not an address with a port for `bind`
- --> a.toml:5:9
+error[E007]: `127.0.0.1` is not an address with a port for `resolvers`
+ --> a.toml:3:14
   |
-5 | bind = ["localhost:443"]
-  |         ^^^^^^^^^^^^^^^
+3 | resolvers = ["127.0.0.1", "127.0.0.1:0"]
+  |              ^^^^^^^^^^^
   |
   = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
 
-error[E015]: host name `localhost:443` in `backends` is not built yet
- --> a.toml:8:13
+error[E009]: resolver 127.0.0.1:0 has port 0
+ --> a.toml:3:27
   |
-8 | backends = ["localhost:443"]
-  |             ^^^^^^^^^^^^^^^
+3 | resolvers = ["127.0.0.1", "127.0.0.1:0"]
+  |                           ^^^^^^^^^^^^^
+
+error[E007]: `localhost:443` is not an address with a port for `bind`
+ --> a.toml:6:9
   |
-  = help: this version takes addresses only
+6 | bind = ["localhost:443"]
+  |         ^^^^^^^^^^^^^^^
+  |
+  = help: such as "10.0.0.11:443" or "[2001:db8::1]:443"
 "#,
     );
 }

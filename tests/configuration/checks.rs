@@ -44,7 +44,7 @@ error[E020]: `certificate` of [pool.shop.health] has no certificate in PEM: empt
 11 | certificate = "empty.pem"
    | ^^^^^^^^^^^
 
-error[E020]: `ca` of [pool.other.health] has no certificate in PEM: empty.pem
+error[E020]: `ca` of [pool.other.health] has no certificate of an authority in PEM: empty.pem
   --> a.toml:21:6
    |
 21 | ca = "empty.pem"
@@ -66,7 +66,7 @@ error[E020]: cannot read `certificate` of [pool.other.health], .: not a file
 }
 
 #[test]
-fn impossible_settings_are_told() {
+fn impossible_requests_are_told() {
     check(
         r#"{LISTENER}
 [pool.shop]
@@ -78,26 +78,6 @@ host = "a b"
 status = ["200", "20", "600", "399-200", "abc"]
 text = ""
 sni = "*.example.com"
-fast-interval = "3s"
-[[listener]]
-name = "other"
-bind = ["127.0.0.1:444"]
-pool = "other"
-[pool.other]
-backends = ["10.0.0.11:443"]
-[pool.other.health]
-check = "tls"
-verify = "nome"
-alpn = [""]
-[[listener]]
-name = "third"
-bind = ["127.0.0.1:445"]
-pool = "third"
-[pool.third]
-backends = ["10.0.0.11:443"]
-[pool.third.health]
-check = "http"
-status = []
 "#,
         r#"
 error[E021]: `healthz` is not a path for `path`
@@ -159,31 +139,56 @@ error[E016]: `*.example.com` is not a server name: a check needs one name
    |
 14 | sni = "*.example.com"
    |       ^^^^^^^^^^^^^^^
+"#,
+    );
+}
 
+#[test]
+fn impossible_settings_are_told() {
+    check(
+        r#"{LISTENER}
+[pool.shop]
+backends = ["10.0.0.11:443"]
+[pool.shop.health]
+check = "tls"
+fast-interval = "3s"
+verify = "nome"
+alpn = [""]
+[[listener]]
+name = "other"
+bind = ["127.0.0.1:444"]
+pool = "other"
+[pool.other]
+backends = ["10.0.0.11:443"]
+[pool.other.health]
+check = "http"
+status = []
+"#,
+        r#"
 warning[W004]: `fast-interval` of [pool.shop.health] has no effect: it is above interval, which is 2s
-  --> a.toml:15:17
+  --> a.toml:10:17
    |
-15 | fast-interval = "3s"
+10 | fast-interval = "3s"
    |                 ^^^^
 
 error[E004]: `nome` is not a value of `verify`
-  --> a.toml:24:10
+  --> a.toml:11:10
    |
-24 | verify = "nome"
+11 | verify = "nome"
    |          ^^^^^^
    |
    = help: did you mean `none`?
 
 error[E009]: a protocol of `alpn` has 0 bytes, outside 1 to 255
-  --> a.toml:25:9
+  --> a.toml:12:9
    |
-25 | alpn = [""]
+12 | alpn = [""]
    |         ^^
 
-error[E021]: `status` of [pool.third.health] is empty: no answer would do
-  --> a.toml:34:10
+error[E021]: `status` of [pool.other.health] is empty: no answer would do
+  --> a.toml:21:10
    |
-34 | status = []
+21 | status = []
    |          ^^
 "#,
     );

@@ -14,7 +14,7 @@ bind = ["127.0.0.1:443"]
 transparent = true
 pool = "shop"
 [pool.shop]
-backends = ["shop.example.com:443"]
+backends = ["10.0.0.11:443"]
 [pool.shop.hash]
 key = ["sni"]
 [pool.shop.health]
@@ -30,14 +30,6 @@ error[E015]: `transparent` in listener `https` is not built yet
   | ^^^^^^^^^^^
   |
   = help: this version refuses the key instead of ignoring it
-
-error[E015]: host name `shop.example.com:443` in `backends` is not built yet
-  --> a.toml:10:13
-   |
-10 | backends = ["shop.example.com:443"]
-   |             ^^^^^^^^^^^^^^^^^^^^^^
-   |
-   = help: this version takes addresses only
 
 error[E015]: `hash` in [pool.shop] is not built yet
   --> a.toml:11:12

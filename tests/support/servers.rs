@@ -17,8 +17,13 @@ use nix::unistd::Pid;
 use super::{DEADLINE, TempDir, eventually};
 
 pub mod configured;
+pub mod directory;
+pub mod knot;
+pub mod mail;
+pub mod mariadb;
 pub mod openssl;
 pub mod postgres;
+pub mod redis;
 
 /// A command for a program that has to be there.
 #[track_caller]

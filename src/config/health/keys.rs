@@ -12,7 +12,7 @@ pub(super) const COMMON: &[Key] = &[
         "check",
         Kind::Word(CHECK_WORDS),
         "\"off\"",
-        "What is done. off: live traffic alone decides. tcp: a connection is accepted. tls-hello: a ClientHello is answered with a ServerHello. tls: a whole handshake. http, https: a request is answered as expected.",
+        "What is done. off: live traffic alone decides. tcp: a connection is accepted. tls-hello: a ClientHello is answered with a ServerHello. tls: a whole handshake. http, https: a request is answered as expected. postgres: start-up, judged by SQLSTATE. mysql: a login, also to MariaDB. redis: PING. smtp: greeting and EHLO. ldap: an anonymous bind. expect: steps of your own. agent: what an agent says, in HAProxy's words. exec: exit status of a program.",
     ),
     built(
         "interval",

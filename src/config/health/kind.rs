@@ -2,7 +2,7 @@
 //! and dumps them. What a kind's keys mean stands in its own file.
 
 use super::keys::{COMMON, HEALTH};
-use super::{http, https, tcp, tls, tls_hello};
+use super::{agent, exec, expect, http, https, ldap, mysql, postgres, redis, smtp, tcp, tls, tls_hello};
 use crate::config::keys::Key;
 use crate::config::nearest::listing;
 use crate::config::problem::{Code, Problems};
@@ -59,6 +59,22 @@ kinds! {
     Http(http);
     /// The same inside TLS.
     Https(https);
+    /// PostgreSQL's start-up, by its SQLSTATE.
+    Postgres(postgres);
+    /// A login to MySQL or MariaDB.
+    MySql(mysql);
+    /// PING to Redis.
+    Redis(redis);
+    /// Greeting and EHLO of a mail server.
+    Smtp(smtp);
+    /// An anonymous bind to a directory.
+    Ldap(ldap);
+    /// Bytes of one's own, and what must come back.
+    Expect(expect);
+    /// What an agent says, in HAProxy's words.
+    Agent(agent);
+    /// Exit status of a program.
+    Exec(exec);
 }
 
 /// The words of `check`, after `off`.

@@ -1,14 +1,24 @@
 //! Reads `[pool.NAME.health]`: the keys that every check has here, those of one kind in the file of that kind. Adding a
 //! kind is a file and a line in `kinds!`. It reads the files that checks need, so that a reload sees when they changed.
 
+mod agent;
+mod encryption;
+mod exec;
+mod expect;
 mod http;
 mod https;
 mod keys;
 mod kind;
+mod ldap;
 mod loaded;
+mod mysql;
+mod postgres;
+mod redis;
+mod smtp;
 mod tcp;
 mod tls;
 mod tls_hello;
+mod wire_text;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,11 +29,20 @@ use super::section::{At, Section};
 use super::source::Place;
 use crate::decide::health::Thresholds;
 
+pub use agent::Agent;
+pub use encryption::Encryption;
+pub use exec::Exec;
+pub use expect::{Expect, Step};
 pub use http::Http;
 pub use https::Https;
 pub use keys::HEALTH;
 pub use kind::CheckKind;
+pub use ldap::Ldap;
 pub use loaded::Loaded;
+pub use mysql::MySql;
+pub use postgres::Postgres;
+pub use redis::Redis;
+pub use smtp::Smtp;
 pub use tcp::Tcp;
 pub use tls::{ClientCertificate, Tls, Trust, Verify};
 pub use tls_hello::TlsHello;

@@ -1,7 +1,10 @@
 //! `check = "tls"`: settings of a handshake. Other kinds that speak inside TLS take the same keys and read them here.
 
+use rustls::RootCertStore;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 
 use super::kind::KindTable;
 use super::{CheckKind, Loaded};
@@ -160,8 +163,9 @@ fn read_trust(section: &Section<'_>, problems: &mut Problems) -> Option<Trust> {
         return Some(Trust::System);
     }
     let file = Loaded::read_path(section, "ca", &written, problems)?;
-    if !has_certificate(&file) {
-        let message = format!("`ca` of {} has no certificate in PEM: {}", section.title, written.value);
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(certificates(&file).unwrap_or_default());
+    if usable == 0 {
+        let message = format!("`ca` of {} has no certificate of an authority in PEM: {}", section.title, written.value);
         problems.add(Code::Unusable, written.place, message);
         return None;
     }
@@ -177,25 +181,27 @@ fn read_client(section: &Section<'_>, problems: &mut Problems) -> Option<ClientC
     }
     let (chain, key) = (Loaded::read(section, "certificate", problems), Loaded::read(section, "key", problems));
     let (chain, key) = (chain?, key?);
-    let mut lacks = |name: &str, what: &str, file: &Loaded| {
-        let message = format!("`{name}` of {} has no {what} in PEM: {}", section.title, file.path.display());
+    let mut refuse = |name: &str, what: &str, file: &Loaded| {
+        let message = format!("`{name}` of {} {what}: {}", section.title, file.path.display());
         problems.add(Code::Unusable, section.key_place(name), message);
+        None
     };
-    if !has_certificate(&chain) {
-        lacks("certificate", "certificate", &chain);
-        return None;
-    }
-    if PrivateKeyDer::from_pem_slice(&key.contents).is_err() {
-        lacks("key", "private key", &key);
-        return None;
+    let Some(certificates) = certificates(&chain) else {
+        return refuse("certificate", "has no certificate in PEM", &chain);
+    };
+    let Ok(private) = PrivateKeyDer::from_pem_slice(&key.contents) else {
+        return refuse("key", "has no private key in PEM", &key);
+    };
+    if CertifiedKey::from_der(certificates, private, &ring::default_provider()).is_err() {
+        return refuse("key", "is not the key of `certificate`, or of a kind that is not known", &key);
     }
     Some(ClientCertificate { chain, key })
 }
 
-/// Whether the file has certificates and nothing that looks like one and is not.
-fn has_certificate(file: &Loaded) -> bool {
-    let mut certificates = CertificateDer::pem_slice_iter(&file.contents).peekable();
-    certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
+/// The certificates of a file; `None` when there is none, or something looks like one and is not.
+fn certificates(file: &Loaded) -> Option<Vec<CertificateDer<'static>>> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&file.contents).collect();
+    read.ok().filter(|certificates| !certificates.is_empty())
 }
 
 pub(super) fn dump_sni(sni: Option<&ServerName<'_>>, table: &mut toml::Table) {

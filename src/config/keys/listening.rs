@@ -60,6 +60,12 @@ pub static GLOBAL: SectionKeys = SectionKeys {
             "",
             "Where operators' overrides (drain, disable) are kept over a restart; written as a whole or not at all.",
         ),
+        built(
+            "resolvers",
+            Kind::SocketAddresses,
+            "[]",
+            "DNS servers, address and port, for backends that are named; without search list and hosts file. Empty: /etc/resolv.conf and /etc/hosts decide, and are read again when they change.",
+        ),
         built("relay", Kind::Tables, "", "When bytes are copied and when they are spliced."),
     ],
 };

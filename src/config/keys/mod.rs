@@ -41,6 +41,10 @@ pub enum Kind {
     Address,
     /// Several `address:port`.
     SocketAddresses,
+    /// `address:port`, `host:port` or `srv:name`.
+    Backend,
+    /// Several of these.
+    Backends,
     /// `"off"`, an address, or several.
     Sources,
     /// Several prefixes.
@@ -49,6 +53,8 @@ pub enum Kind {
     Texts,
     /// A table or a list of tables with keys of its own.
     Tables,
+    /// A list of tables with these keys, written inline.
+    List(&'static SectionKeys),
 }
 
 /// Whether this version has the key.
@@ -98,18 +104,6 @@ pub(crate) const DAY: u64 = 86_400 * SECOND;
 /// All tables, in the order of a file.
 pub static SECTIONS: &[&SectionKeys] =
     &[&GLOBAL, &RELAY, &LOG, &LISTENER, &ROUTE, &POOL, &BACKEND, &HASH, &HEALTH, &PASSIVE];
-
-/// Words that are part of the contract and refused until they work: (key, word).
-pub const WORDS_LATER: &[(&str, &str)] = &[
-    ("check", "postgres"),
-    ("check", "mysql"),
-    ("check", "redis"),
-    ("check", "smtp"),
-    ("check", "ldap"),
-    ("check", "expect"),
-    ("check", "agent"),
-    ("check", "exec"),
-];
 
 impl SectionKeys {
     /// The key called `name`; tests hold that every name asked for exists.

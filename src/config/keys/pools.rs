@@ -12,7 +12,12 @@ pub static POOL: SectionKeys = SectionKeys {
             "\"least-connections\"",
             "How a backend is chosen. consistent-hash: Maglev over the client's address; the default of pools that a postgres listener sends to, so that encrypted cancel requests find their server.",
         ),
-        built("backends", Kind::SocketAddresses, "[]", "Backends in short form, weight 100."),
+        built(
+            "backends",
+            Kind::Backends,
+            "[]",
+            "Backends in short form, weight 100: ip:port, host:port (all its A and AAAA records), or srv:_service._tcp.domain (SRV records).",
+        ),
         built("backend", Kind::Tables, "", "Backends in long form; may stand beside the short form."),
         built(
             "connect-timeout",
@@ -145,15 +150,30 @@ pub static HASH: SectionKeys = SectionKeys {
 pub static BACKEND: SectionKeys = SectionKeys {
     heading: "[[pool.NAME.backend]]",
     keys: &[
-        built("address", Kind::SocketAddress, "", "Where the backend listens. Required."),
+        built(
+            "address",
+            Kind::Backend,
+            "",
+            "Where the backend listens: ip:port; or a name that is asked for again when its time to live ends (1 s to 5 min): host:port (all its A and AAAA records), or srv:_service._tcp.domain (SRV records: the lowest priority first, the others as backup; their weights). Required.",
+        ),
         built(
             "name",
             Kind::Name,
             "",
-            "Name in records, metrics and commands; unique in its pool. Default: the address.",
+            "Name in records, metrics and commands; unique in its pool. Default: the address. The addresses of a named backend are members of their own: ADDRESS, or NAME@ADDRESS.",
         ),
-        built("weight", Kind::Integer(0, 1000), "100", "Share of new connections; 0 takes none."),
-        built("backup", Kind::Flag, "false", "Used only when no other backend can take the connection."),
+        built(
+            "weight",
+            Kind::Integer(0, 1000),
+            "100",
+            "Share of new connections, for each address of a name; 0 takes none. Not for srv, whose records have weights.",
+        ),
+        built(
+            "backup",
+            Kind::Flag,
+            "false",
+            "Used only when no other backend can take the connection. Not for srv, whose records have priorities.",
+        ),
         built(
             "max-connections",
             Kind::Integer(1, 10_000_000),

@@ -76,23 +76,21 @@ impl Connector {
     /// Makes a handshake on an established connection, and tells what was agreed on.
     pub async fn handshake(&self, talk: &mut Talk<'_>, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failed> {
         talk.phase("handshake");
+        talk.note("sent a ClientHello");
         let witness = Arc::new(Witness::new(self.judge.clone()));
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(witness.clone());
         let connector = TlsConnector::from(Arc::new(config));
         let connected = connector.connect(self.name_for(talk), stream).await;
         talk.certificate = witness.seen().as_ref().and_then(certificate::facts);
-        match connected {
-            Ok(stream) => {
-                talk.note(&agreed(&stream));
-                if let Some(facts) = &talk.certificate {
-                    let words = certificate::words(facts, Timestamp::now());
-                    talk.note(&words);
-                }
-                Ok(stream)
-            }
-            Err(error) => Err(failed(talk, &error)),
+        if let Ok(stream) = &connected {
+            talk.note(&agreed(stream));
         }
+        if let Some(facts) = &talk.certificate {
+            let words = certificate::words(facts, Timestamp::now());
+            talk.note(&words);
+        }
+        connected.map_err(|error| failed(talk, &error))
     }
 
     /// The name that is sent and verified; the address, which is not sent, when there is none.
@@ -108,12 +106,7 @@ impl Connector {
 
 /// The failure that an error on a connection with TLS is.
 pub fn failed(talk: &mut Talk<'_>, error: &io::Error) -> Failed {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    match inner {
-        Some(inner) => certificate::failure(inner, talk.certificate.as_ref()),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => talk.closed(),
-        None => talk.failed(error),
-    }
+    if error.kind() == io::ErrorKind::UnexpectedEof { talk.closed() } else { talk.failed(error) }
 }
 
 fn agreed(stream: &TlsStream<TcpStream>) -> String {

@@ -3,11 +3,22 @@
 //!
 //! Adding a kind is a file here, one in `config/health`, and a line in each of the two lists.
 
+mod agent;
 mod certificate;
 mod connector;
+mod encryption;
 mod evidence;
+mod exec;
+mod expect;
 mod http;
 mod https;
+mod ldap;
+#[cfg(test)]
+mod mutants;
+mod mysql;
+mod postgres;
+mod redis;
+mod smtp;
 mod talk;
 mod tcp;
 mod tls;
@@ -17,11 +28,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::{CheckKind, HealthCheck};
+use crate::decide::health::agent::AgentWords;
 use crate::decide::hello::proxy::Version;
 use crate::state::{Backend, CertificateFacts, CheckPhase};
 
 pub use certificate::ExpiryWatch;
-pub use talk::{Failed, Passed, Talk};
+pub use talk::{Failed, Found, Passed, Talk};
 
 /// What a check says of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +61,14 @@ pub struct Verdict {
     pub took: Duration,
     /// The certificate that was shown, believed or not.
     pub certificate: Option<CertificateFacts>,
+    /// What an agent said, for whoever carries it out.
+    pub agent: Option<AgentWords>,
 }
 
 /// What is checked.
 #[derive(Debug)]
 pub struct Target<'a> {
     /// Whose health it is.
-    #[expect(dead_code, reason = "the environment of `exec` names it")]
     pub backend: &'a Backend,
     /// Where to connect.
     pub address: SocketAddr,
@@ -96,6 +109,14 @@ dialogues! {
     Tls = tls;
     Http = http;
     Https = https;
+    Postgres = postgres;
+    MySql = mysql;
+    Redis = redis;
+    Smtp = smtp;
+    Ldap = ldap;
+    Expect = expect;
+    Agent = agent;
+    Exec = exec;
 }
 
 /// A check that is ready to be made: what does not change from one time to the next is worked out.
@@ -124,7 +145,7 @@ impl Check {
             Ok(Passed { reason, detail }) => (Finding::Well, reason, detail),
             Err(Failed { finding, reason, detail }) => (finding, reason, detail),
         };
-        let (phases, certificate) = talk.end();
-        Verdict { finding, reason, detail, phases, took: begun.elapsed(), certificate }
+        let Found { phases, certificate, agent } = talk.end();
+        Verdict { finding, reason, detail, phases, took: begun.elapsed(), certificate, agent }
     }
 }

@@ -8,13 +8,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::evidence::{Excerpt, excerpt};
-use super::{Finding, Target};
-use crate::decide::hello::proxy::write_local;
+use super::{Finding, Target, certificate};
+use crate::decide::health::agent::AgentWords;
+use crate::decide::hello::proxy::{Version, write_local};
 use crate::state::{CertificateFacts, CheckPhase};
 use crate::sys::socket;
 
 /// Most bytes that one answer may have.
 pub const MOST: usize = 16 * 1024;
+/// Longest wait for the other side's FIN. Chosen: servers that notice at all do so within a few round trips.
+const LONGEST_PARTING: Duration = Duration::from_millis(100);
 /// Most bytes of evidence of one phase.
 const MOST_EVIDENCE: usize = 1024;
 
@@ -51,10 +54,26 @@ impl Failed {
         Self { finding: Finding::Unwell, reason, detail: detail.into() }
     }
 
+    /// Nothing can be said, for this reason.
+    pub fn unknown(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { finding: Finding::Nothing, reason, detail: detail.into() }
+    }
+
     /// Nothing can be said: it is a matter of this machine.
     pub fn local(detail: impl Into<String>) -> Self {
-        Self { finding: Finding::Nothing, reason: "local", detail: detail.into() }
+        Self::unknown("local", detail)
     }
+}
+
+/// What a conversation leaves behind, however it ended.
+#[derive(Debug)]
+pub struct Found {
+    /// How it went.
+    pub phases: Vec<CheckPhase>,
+    /// The certificate that was shown.
+    pub certificate: Option<CertificateFacts>,
+    /// What an agent said.
+    pub agent: Option<AgentWords>,
 }
 
 /// One conversation.
@@ -64,6 +83,8 @@ pub struct Talk<'a> {
     pub target: &'a Target<'a>,
     /// The certificate that was shown.
     pub certificate: Option<CertificateFacts>,
+    /// What an agent said.
+    pub agent: Option<AgentWords>,
     begun: Instant,
     phases: Vec<CheckPhase>,
     running: Option<Running>,
@@ -102,7 +123,7 @@ impl Running {
 impl<'a> Talk<'a> {
     /// Nothing was said yet.
     pub fn new(target: &'a Target<'a>) -> Self {
-        Self { target, certificate: None, begun: Instant::now(), phases: Vec::new(), running: None }
+        Self { target, certificate: None, agent: None, begun: Instant::now(), phases: Vec::new(), running: None }
     }
 
     /// Begins a phase; the one before it is over.
@@ -136,9 +157,9 @@ impl<'a> Talk<'a> {
     }
 
     /// What was found on the way.
-    pub fn end(mut self) -> (Vec<CheckPhase>, Option<CertificateFacts>) {
+    pub fn end(mut self) -> Found {
         self.end_phase();
-        (self.phases, self.certificate)
+        Found { phases: self.phases, certificate: self.certificate, agent: self.agent }
     }
 
     /// The failure when time is up: in which phase, and what had come until then.
@@ -156,6 +177,9 @@ impl<'a> Talk<'a> {
     pub fn failed(&self, error: &io::Error) -> Failed {
         let phase = self.running.as_ref().map_or("check", |running| running.name);
         let address = self.target.address;
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return certificate::failure(error, self.certificate.as_ref());
+        }
         if socket::is_local(error) {
             return Failed::local(format!("cannot check {address}: {error}"));
         }
@@ -171,19 +195,28 @@ impl<'a> Talk<'a> {
 
     /// Connects; a backend that expects PROXY headers gets one that says whose connection it is: ours (LOCAL).
     pub async fn connect(&mut self) -> Result<TcpStream, Failed> {
+        self.connect_with(self.target.send_proxy).await
+    }
+
+    /// Connects to what is not the backend itself and expects no PROXY header.
+    pub async fn connect_bare(&mut self) -> Result<TcpStream, Failed> {
+        self.connect_with(None).await
+    }
+
+    async fn connect_with(&mut self, send_proxy: Option<Version>) -> Result<TcpStream, Failed> {
         self.phase("connect");
         let connected = async {
             let mut stream = TcpStream::connect(self.target.address).await?;
             // A dialogue of small messages waits for each other's acknowledgements otherwise.
             stream.set_nodelay(true)?;
-            if let Some(version) = self.target.send_proxy {
+            if let Some(version) = send_proxy {
                 let header = write_local(version, stream.local_addr()?, stream.peer_addr()?);
                 stream.write_all(&header).await?;
             }
             Ok(stream)
         };
         let connected = connected.await;
-        if let (Ok(_), Some(version)) = (&connected, self.target.send_proxy) {
+        if let (Ok(_), Some(version)) = (&connected, send_proxy) {
             self.note(&format!("sent PROXY {} LOCAL", version.name()));
         }
         connected.map_err(|error| self.failed(&error))
@@ -245,6 +278,25 @@ impl<'a> Talk<'a> {
         running.note_what_came();
         let so_far = if running.evidence.is_empty() { String::new() } else { format!(": {}", running.evidence) };
         Failed::new("closed", format!("{}: {address} closed the connection{so_far}", running.name))
+    }
+
+    /// Ends a connection in the middle of things as gently as can be: with FIN, and what still comes is read, because closing
+    /// with unread bytes is a reset, which servers log. Bounded, and nothing that happens here changes a verdict.
+    pub async fn part(&mut self, stream: &mut TcpStream) {
+        self.phase("close");
+        let rest = async {
+            stream.shutdown().await?;
+            let mut left = MOST;
+            let mut chunk = [0; 2048];
+            while left > 0 {
+                match stream.read(&mut chunk).await? {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
+            Ok::<(), io::Error>(())
+        };
+        let _ = tokio::time::timeout(LONGEST_PARTING.min(self.left() / 2), rest).await;
     }
 
     fn running_name(&self) -> &'static str {

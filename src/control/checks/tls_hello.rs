@@ -36,6 +36,7 @@ impl Dialogue {
         talk.send(&mut stream, &hello).await?;
         let mut answer = Vec::new();
         talk.receive(&mut stream, &mut answer, |answer| verdict(answer).is_some()).await?;
+        talk.part(&mut stream).await;
         match verdict(&answer) {
             Some(Answer::ServerHello) => {
                 Ok(Passed::new("server_hello", format!("{} answered with a ServerHello", talk.target.address)))

@@ -76,7 +76,8 @@ pub fn backends(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
     let rows = all.iter().flat_map(|(backend, _)| {
         let vitals = backend.vitals();
         let ok = (with(backend, "result", "ok"), vitals.checks_ok);
-        [ok, (with(backend, "result", "failed"), vitals.checks_failed)]
+        let failed = (with(backend, "result", "failed"), vitals.checks_failed);
+        [ok, failed, (with(backend, "result", "void"), vitals.checks_void)]
     });
     out.counters("backend_checks", "Health checks", rows)?;
     let rows = all.iter().filter_map(|(backend, _)| {

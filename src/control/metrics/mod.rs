@@ -2,6 +2,7 @@
 //! client library's; names and labels are the contract. Never a label with a server name or a client's address.
 
 mod backends;
+mod names;
 mod pools;
 
 use std::fmt;
@@ -43,6 +44,7 @@ impl Collector for All {
         listeners(&snapshot, &mut out)?;
         pools::pools(&snapshot, &mut out)?;
         backends::backends(&snapshot, &mut out)?;
+        names::names(&self.0, &mut out)?;
         data_path(&self.0, &mut out)
     }
 }

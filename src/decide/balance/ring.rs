@@ -9,22 +9,26 @@ use super::{Table, in_lowest_terms};
 /// Points of the lightest member: ketama's number, which keeps the standard error of shares at 8 %.
 const POINTS: u64 = 160;
 
-/// Most points: 16 MiB. Weights such as 999 and 1000 have no common divisor and would ask for any number.
+/// Most points: 8 MiB. Weights such as 999 and 1000 have no common divisor and would ask for any number.
 const MOST_POINTS: u64 = 1 << 20;
+
+/// Most points in a part on average. Chosen: half of what a line of the cache holds.
+const POINTS_IN_PART: usize = 4;
 
 /// A ring over the places 0..n of its members.
 #[derive(Clone)]
 pub struct Ring {
     /// In the order of their hashes; equal ones in the order of members.
     points: Box<[Point]>,
-    /// The first point of each equal part of the ring. Hashes are spread evenly, so it is at most a few before the
-    /// one that is looked for.
+    /// The first point of each equal part of the ring. Hashes are spread evenly, so it is a few before the one that
+    /// is looked for, mostly in the same line of the cache.
     starts: Box<[u32]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Point {
-    hash: u64,
+    /// 32 bits as in ketama, so that a ring takes half the cache; equal ones are few.
+    hash: u32,
     owner: u16,
 }
 
@@ -58,12 +62,14 @@ impl Ring {
     pub fn new(members: &[(&str, u32)]) -> Self {
         let mut points = Vec::with_capacity(members.iter().map(|(_, count)| *count as usize).sum());
         for (owner, (name, count)) in members.iter().enumerate() {
-            let point =
-                |number| Point { hash: hash(0x736c_7569_6365_2d34, u64::from(number), name), owner: owner as u16 };
+            let point = |number| {
+                let hash = hash(0x736c_7569_6365_2d34, u64::from(number), name);
+                Point { hash: (hash >> 32) as u32, owner: owner as u16 }
+            };
             points.extend((0..*count).map(point));
         }
         points.sort_unstable();
-        let parts = points.len().max(2).next_power_of_two();
+        let parts = (points.len() / POINTS_IN_PART).max(2).next_power_of_two();
         let mut starts = vec![0; parts].into_boxed_slice();
         let mut reached = 0;
         for (part, start) in starts.iter_mut().enumerate() {
@@ -77,8 +83,9 @@ impl Ring {
 
     /// Owners from the key's point on, around the ring. Must not be asked of a ring without members.
     pub fn owners(&self, key: u64) -> impl Iterator<Item = usize> + '_ {
-        let mut start = self.starts[part_of(key, self.starts.len())] as usize;
-        while self.points.get(start).is_some_and(|point| point.hash < key) {
+        let hash = (key >> 32) as u32;
+        let mut start = self.starts[part_of(hash, self.starts.len())] as usize;
+        while self.points.get(start).is_some_and(|point| point.hash < hash) {
             start += 1;
         }
         let (before, from) = self.points.split_at(start);
@@ -92,6 +99,6 @@ impl Ring {
 }
 
 /// Which of `parts` equal parts of the ring a hash lies in; `parts` is a power of two, at least two.
-const fn part_of(hash: u64, parts: usize) -> usize {
-    (hash >> (u64::BITS - parts.trailing_zeros())) as usize
+const fn part_of(hash: u32, parts: usize) -> usize {
+    (hash >> (u32::BITS - parts.trailing_zeros())) as usize
 }

@@ -6,6 +6,8 @@ mod passive;
 
 pub use passive::{Ejection, Ejector, Ground, Patience, Sign, Spare};
 
+pub mod agent;
+
 /// What is known of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {

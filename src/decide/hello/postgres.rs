@@ -173,6 +173,27 @@ pub fn is_whole_answer(bytes: &[u8]) -> bool {
     }
 }
 
+/// The start-up packet of protocol 3.0. Neither name may have a NUL, and both together fit into 10 000 bytes.
+pub fn start_up(user: &str, database: Option<&str>) -> Vec<u8> {
+    let mut body = vec![0, 3, 0, 0];
+    for (key, value) in [("user", Some(user)), ("database", database)] {
+        let Some(value) = value else { continue };
+        for text in [key, value] {
+            body.extend_from_slice(text.as_bytes());
+            body.push(0);
+        }
+    }
+    body.push(0);
+    [&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
+}
+
+/// The SQLSTATE of an error packet, kind byte included; `None` when it has none.
+pub fn sql_state(packet: &[u8]) -> Option<[u8; 5]> {
+    let fields = packet.get(HEAD - 3..)?;
+    let code = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))?;
+    code.try_into().ok()
+}
+
 /// Longest text of a server's error that is kept, in bytes.
 const MOST_ERROR_TEXT: usize = 200;
 
@@ -269,6 +290,25 @@ mod tests {
         assert_eq!(packet[0], b'E');
         assert_eq!(u32::from_be_bytes([packet[1], packet[2], packet[3], packet[4]]) as usize, packet.len() - 1);
         assert_eq!(&packet[5..], b"SFATAL\0VFATAL\0C28000\0MTLS required\0\0");
+    }
+
+    #[test]
+    fn start_up_packets_are_what_openings_take() {
+        // What HAProxy sends.
+        assert_eq!(start_up("checker", None), b"\0\0\0\x16\0\x03\0\0user\0checker\0\0");
+        let packet = start_up("u", Some("d"));
+        assert_eq!(packet[8..], *b"user\0u\0database\0d\0\0");
+        check(&packet, Opening::StartUp { major: 3, minor: 0 });
+    }
+
+    #[test]
+    fn sql_states_are_found_in_whole_errors_only() {
+        assert_eq!(sql_state(&error_response(SqlState::TOO_MANY, "sorry")), Some(*b"53300"));
+        for packet in
+            [&b""[..], b"E", b"E\0\0\0\x05\0", b"E\0\0\0\x0aC533\0\0", b"E\0\0\0\x0cMC53300\0", b"Ecould not fork\0"]
+        {
+            assert_eq!(sql_state(packet), None, "{}", packet.escape_ascii());
+        }
     }
 
     #[test]

@@ -93,14 +93,8 @@ impl Postgres {
         let mut initdb = Self::unprivileged(build, "initdb");
         initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
         printed(initdb.arg(dir.path().join("data")));
-        let certificate = Certificate::for_name(host);
-        for (from, to) in [(certificate.path(), "server.crt"), (certificate.key(), "server.key")] {
-            let to = dir.path().join("data").join(to);
-            fs::copy(from, &to).unwrap();
-            fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
-            give_to_postgres(&to);
-        }
         let mut postgres = Self { process: None, address, name: name.to_owned(), build, dir };
+        postgres.put_certificate(&Certificate::for_name(host));
         postgres.start_again();
         postgres
     }
@@ -108,18 +102,40 @@ impl Postgres {
     /// Starts it after [`Postgres::kill`]; back when it answers queries.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.spawn(&[]);
+        let address = self.address;
+        eventually("PostgreSQL answers queries", || answer(&finish(&mut psql(address, "disable", "SELECT 1"))).ok());
+    }
+
+    /// Starts it after [`Postgres::kill`] as a standby that never becomes ready for queries.
+    #[track_caller]
+    pub fn start_recovering(&mut self) {
+        let signal = self.data().join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        give_to_postgres(&signal);
+        self.spawn(&["--hot_standby=off"]);
+    }
+
+    /// What it has logged since it was started.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Starts it; back when it accepts connections.
+    #[track_caller]
+    fn spawn(&mut self, arguments: &[&str]) {
         let said = self.dir.path().join("stderr");
         let mut command = Self::unprivileged(self.build, "postgres");
         command.arg("-D").arg(self.data());
         command.arg(format!("--listen_addresses={}", self.address.ip())).arg(format!("--port={}", self.address.port()));
         command.arg(format!("--cluster_name={}", self.name));
-        command.args(["--unix_socket_directories=", "--ssl=on", "--fsync=off", "--shared_buffers=32MB"]);
+        command
+            .args(["--unix_socket_directories=", "--ssl=on", "--fsync=off", "--shared_buffers=32MB"])
+            .args(arguments);
         command.stdout(Stdio::null()).stderr(File::create(&said).unwrap());
         // Immediate shutdown: it ends its children and removes its shared memory.
         let process = self.process.insert(Process::spawn(&mut command, Signal::SIGQUIT));
         wait_until_listening(process, self.address, &said);
-        let address = self.address;
-        eventually("PostgreSQL answers queries", || answer(&finish(&mut psql(address, "disable", "SELECT 1"))).ok());
     }
 
     /// SIGKILL for the main process and then for each of its children; back when all are gone.
@@ -141,6 +157,36 @@ impl Postgres {
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == self.data());
         pids.filter(ours).map(Pid::from_raw).collect()
+    }
+
+    fn put_certificate(&self, certificate: &Certificate) {
+        for (from, to) in [(certificate.path(), "server.crt"), (certificate.key(), "server.key")] {
+            let to = self.data().join(to);
+            fs::copy(from, &to).unwrap();
+            fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
+            give_to_postgres(&to);
+        }
+    }
+
+    /// Shows this certificate from now on.
+    #[track_caller]
+    pub fn use_certificate(&self, certificate: &Certificate) {
+        self.put_certificate(certificate);
+        self.reload();
+    }
+
+    #[track_caller]
+    fn reload(&self) {
+        assert_eq!(printed(&mut psql(self.address, "disable", "SELECT pg_reload_conf()")), "t");
+    }
+
+    /// Asks for the password of `user` from now on.
+    #[track_caller]
+    pub fn ask_password_of(&self, user: &str) {
+        let path = self.data().join("pg_hba.conf");
+        let rules = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("host all {user} 127.0.0.0/8 scram-sha-256\n{rules}")).unwrap();
+        self.reload();
     }
 
     fn data(&self) -> PathBuf {

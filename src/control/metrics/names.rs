@@ -1,0 +1,25 @@
+//! Metrics of named backends. The label is the name of the configuration, never one that a client sent.
+
+use std::fmt;
+
+use super::Writer;
+use crate::decide::names::LookupResult;
+use crate::state::{NameReport, Shared};
+
+/// Writes the families of names.
+pub fn names(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
+    let all = shared.names.list();
+    let label = |report: &NameReport| vec![("name", report.name.clone())];
+    let rows = all.iter().flat_map(|report| {
+        LookupResult::ALL.into_iter().zip(report.lookups).map(move |(result, count)| {
+            let mut labels = label(report);
+            labels.push(("result", result.name().to_owned()));
+            (labels, count)
+        })
+    });
+    out.counters("name_lookups", "Answers for named backends, by what became of them", rows)?;
+    let rows = all.iter().map(|report| (label(report), report.addresses.len() as f64));
+    out.gauges("name_addresses", "Addresses in the last good set of the name", rows)?;
+    let rows = all.iter().map(|report| (label(report), f64::from(u8::from(report.stale_since.is_some()))));
+    out.gauges("name_stale", "Whether the set, or a part of it, is older than it should be", rows)
+}
