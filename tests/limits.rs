@@ -261,8 +261,14 @@ fn limits_hold_while_clients_leave_backends_refuse_and_limits_change() {
 
             daemon.write_config(&body(25, 10, 20), "workers = 2\n");
             daemon.reload();
-            // Who is there stays; once there are few enough, there are never more.
+            // Who is there stays; once there are few enough, there are never more. Places are taken before a backend
+            // knows, and it knows of an end before they are free.
             eventually("the lower limits", || {
+                let rows = daemon.json("/v1/backends");
+                let known = rows.as_array()?.iter().map(|row| row["active"].as_u64().unwrap()).collect::<Vec<_>>();
+                (known.iter().sum::<u64>() <= 25 && known[0] <= 10 && known[1] <= 20).then_some(())
+            });
+            eventually("the backends know", || {
                 let few = backends.all().open() <= 25 && backends.of(0).open() <= 10 && backends.of(1).open() <= 20;
                 few.then_some(())
             });

@@ -288,9 +288,9 @@ fn bytes_sent_while_waiting_arrive() {
 #[test]
 fn reload_that_makes_room_wakes_those_who_wait() {
     let more_room: [(&str, String); 4] = [
-        ("a higher limit", config("max-connections = 4\nqueue-timeout = \"20s\"")),
+        ("a higher limit", config("max-connections = 5\nqueue-timeout = \"20s\"")),
         ("no limit", config("queue-timeout = \"20s\"")),
-        ("a higher limit and no queue", config("max-connections = 4")),
+        ("a higher limit and no queue", config("max-connections = 5")),
         ("another backend", config_with("queue-timeout = \"20s\"\nbackends = [\"{ip}:1002\"]", "max-connections = 1")),
     ];
     for (what, after) in more_room {
