@@ -167,7 +167,11 @@ fn instances_that_agree_send_clients_to_the_same_backend() {
     let orders = [THREE, [("b", 100), ("c", 100), ("a", 100)]];
     let instances = orders.map(|order| {
         let address = own_loopback();
-        (address, three(address), start(address, &config(&hashed("hash.key = [\"sni\"]"), &order)))
+        (
+            address,
+            three(address),
+            start(address, &config(&hashed("hash = { key = [\"sni\"], bounded-load = \"off\" }"), &order)),
+        )
     });
     for number in 0..40 {
         let [one, other] = [&instances[0], &instances[1]].map(|(address, ..)| seated(*address, &somebody(number)).1);

@@ -12,6 +12,8 @@ mod checks;
 mod keys;
 #[path = "configuration/names.rs"]
 mod names;
+#[path = "configuration/pools.rs"]
+mod pools;
 #[path = "configuration/quantities.rs"]
 mod quantities;
 #[path = "configuration/routes.rs"]
@@ -82,6 +84,7 @@ fn every_code_has_a_case() {
         include_str!("configuration/checks.rs"),
         include_str!("configuration/keys.rs"),
         include_str!("configuration/names.rs"),
+        include_str!("configuration/pools.rs"),
         include_str!("configuration/quantities.rs"),
         include_str!("configuration/routes.rs"),
         include_str!("configuration/sources.rs"),

@@ -13,15 +13,8 @@ name = "https"
 bind = ["127.0.0.1:443"]
 transparent = true
 pool = "shop"
-[pool.shop]
-backends = ["10.0.0.11:443"]
-[pool.shop.hash]
-key = ["sni"]
-[pool.shop.health]
-check = "exec"
-[[pool.shop.backend]]
-address = "srv:_https._tcp.shop.example.com"
-"#,
+rate-per-source = "50/s"
+{POOL}"#,
         r#"
 error[E015]: `transparent` in listener `https` is not built yet
  --> a.toml:7:1
@@ -31,29 +24,13 @@ error[E015]: `transparent` in listener `https` is not built yet
   |
   = help: this version refuses the key instead of ignoring it
 
-error[E015]: `hash` in [pool.shop] is not built yet
-  --> a.toml:11:12
-   |
-11 | [pool.shop.hash]
-   |            ^^^^
-   |
-   = help: this version refuses the key instead of ignoring it
-
-error[E015]: `check = "exec"` is not built yet
-  --> a.toml:14:9
-   |
-14 | check = "exec"
-   |         ^^^^^^
-   |
-   = help: this version has `off`, `tcp`, `tls-hello`, `tls`, `http`, `https`
-
-error[E015]: host name `srv:_https._tcp.shop.example.com` in `address` is not built yet
-  --> a.toml:16:11
-   |
-16 | address = "srv:_https._tcp.shop.example.com"
-   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-   |
-   = help: this version takes addresses only
+error[E015]: `rate-per-source` in listener `https` is not built yet
+ --> a.toml:9:1
+  |
+9 | rate-per-source = "50/s"
+  | ^^^^^^^^^^^^^^^
+  |
+  = help: this version refuses the key instead of ignoring it
 "#,
     );
 }
