@@ -12,6 +12,8 @@ mod checks;
 mod keys;
 #[path = "configuration/names.rs"]
 mod names;
+#[path = "configuration/pools.rs"]
+mod pools;
 #[path = "configuration/protocols.rs"]
 mod protocols;
 #[path = "configuration/quantities.rs"]
@@ -84,6 +86,7 @@ fn every_code_has_a_case() {
         include_str!("configuration/checks.rs"),
         include_str!("configuration/keys.rs"),
         include_str!("configuration/names.rs"),
+        include_str!("configuration/pools.rs"),
         include_str!("configuration/protocols.rs"),
         include_str!("configuration/quantities.rs"),
         include_str!("configuration/routes.rs"),

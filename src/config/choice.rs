@@ -52,10 +52,12 @@ pub fn read_passive(pool: &Section<'_>, problems: &mut Problems) -> (Patience, f
     let table = written.unwrap_or(At { value: &empty, place: pool.place.clone() });
     let title = format!("[{}.passive]", pool.title.trim_matches(['[', ']']));
     let section = Section::open(&PASSIVE, &title, &table.place, table.value, problems);
-    let failures = section.integer("failures", problems).map_or(0, |count| count.value as u32);
+    let written = section.integer("failures", problems).map(|count| count.value as u32);
+    let failures = written.unwrap_or(0);
     let eject = section.duration("eject", problems).and_then(|time| time.value).unwrap_or_default();
     let max_ejected = section.share("max-ejected", problems).map_or(0.0, |share| share.value);
-    if failures == 0 {
+    // One that is wrong is told already, and is no zero.
+    if written == Some(0) {
         for key in ["eject", "max-ejected"].into_iter().filter(|key| section.has(key) && section.has("failures")) {
             let message = format!("`{key}` of {title} has no effect: failures is 0");
             problems.add(Code::NoEffect, section.key_place(key), message);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Handle, names, probes};
+use super::{Handle, names, probes, standing};
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
@@ -96,6 +96,8 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     probes::apply_and_wait(control, &snapshot).await;
     control.plane.borrow_mut().install(&snapshot);
     control.shared.set_snapshot(Arc::clone(&snapshot));
+    // Whatever changed during the checks was summed up by the generation before.
+    standing::sum_up_all(control, &snapshot);
     let removed = removed_backends(old, &snapshot);
     end_removed(control, &removed, &snapshot.config);
     Ok(removed.len())

@@ -12,6 +12,7 @@ use super::Handle;
 use crate::config::OnDown;
 use crate::decide::balance::Ramp;
 use crate::decide::close::CloseReason;
+use crate::decide::health::Health;
 use crate::state::{Backend, Cause, Event, Evidence, HealthIgnored, Pool, Snapshot, Standing};
 use crate::sys::clock::coarse_ms;
 
@@ -101,6 +102,8 @@ pub fn sum_up_all(control: &Handle, snapshot: &Snapshot) {
 pub fn sum_up(control: &Handle, pool: &Pool) {
     let places = &pool.state.places;
     let members = || pool.backends.iter().zip(&pool.shares).zip(&pool.config.backends);
+    places.taken.set_limit(pool.config.max_connections);
+    members().for_each(|((backend, share), _)| backend.active.set_limit(share.max_connections));
     // What an operator has taken away is not ill.
     let can_serve = |backend: &Backend| backend.takes(HealthIgnored::Yes);
     let sum = |backup: bool, counts: &dyn Fn(&Backend) -> bool| -> u64 {
@@ -109,7 +112,9 @@ pub fn sum_up(control: &Handle, pool: &Pool) {
             .map(|((_, share), _)| u64::from(share.weight))
             .sum()
     };
-    let healthy = sum(false, &|backend| backend.takes(HealthIgnored::No));
+    // What was not asked yet is not ill: otherwise every start would begin in panic.
+    let may_be_well = |backend: &Backend| backend.takes(HealthIgnored::No) || backend.health() == Health::Unknown;
+    let healthy = sum(false, &|backend| can_serve(backend) && may_be_well(backend));
     let all = sum(false, &can_serve);
     let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64;
     let ignoring = if panics { HealthIgnored::Yes } else { HealthIgnored::No };

@@ -170,18 +170,16 @@ impl Client {
     /// Waits until the client leaves: it closed, or only reset where it may have finished and wait for an answer.
     /// What it sends meanwhile stays in the socket. Cancel safe.
     pub async fn left(&mut self) -> Left {
-        let may_be_done = self.language == RefusalLanguage::Unknown;
-        let Ok(stream) = self.stream() else { return Left };
-        loop {
-            match stream.ready(Interest::READABLE).await {
-                Ok(ready) if ready.is_write_closed() || ready.is_error() => return Left,
-                Ok(ready) if ready.is_read_closed() && !may_be_done => return Left,
-                Ok(_) => {}
-                Err(_) => return Left,
-            }
-            // Waits for the next event, as if everything had been read.
-            let _: io::Result<()> = stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+        // Neither asks whether there are bytes, so that the runtime still knows of them when somebody wants to read them.
+        // PRIORITY stands for the end of what the client sends: no socket of ours is registered for urgent data.
+        let sign = match self.language {
+            RefusalLanguage::Unknown => Interest::ERROR,
+            RefusalLanguage::Tls | RefusalLanguage::Postgres => Interest::PRIORITY,
+        };
+        if let Ok(stream) = self.stream() {
+            let _ = stream.ready(sign).await;
         }
+        Left
     }
 
     /// Reads and drops what is there.

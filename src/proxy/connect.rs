@@ -85,7 +85,7 @@ impl FirstWrite {
 pub fn connect<'a>(
     worker: &'a Rc<Worker>,
     session: &'a Session,
-    pool: &'a PoolView,
+    mut pool: Rc<PoolView>,
     client: &'a mut Client,
     inspected: Inspected,
 ) -> impl Future<Output = Result<Connected, Stop>> + use<'a> {
@@ -95,19 +95,23 @@ pub fn connect<'a>(
     async move {
         let mut last_failure: Option<Stop> = None;
         while wanted.tried.count() < pool.pool.config.connect_tries {
-            let picked = match pick(worker, session, pool, &mut wanted) {
+            let picked = match pick(worker, session, &pool, &mut wanted) {
                 Ok(member) => Some(member),
                 Err(NoSeat::Nobody) => None,
                 // Boxed, as all that few sessions wait for.
-                Err(full) => match Box::pin(wait_or_refuse(worker, session, pool, client, &mut wanted, full)).await {
-                    // What a backend did says more than that the others are full.
-                    Err(stop) if stop.reason == CloseReason::LimitReached => return Err(last_failure.unwrap_or(stop)),
-                    waited => waited?,
-                },
+                Err(full) => {
+                    match Box::pin(wait_or_refuse(worker, session, &mut pool, client, &mut wanted, full)).await {
+                        // What a backend did says more than that the others are full.
+                        Err(stop) if stop.reason == CloseReason::LimitReached => {
+                            return Err(last_failure.unwrap_or(stop));
+                        }
+                        waited => waited?,
+                    }
+                }
             };
             let Some(member) = picked else { break };
             let backend = Rc::clone(&pool.backends[member]);
-            match attempt(worker, session, pool, (member, &backend), &first).await {
+            match attempt(worker, session, &pool, (member, &backend), &first).await {
                 Ok((stream, sent)) => return Ok(Connected { stream, unsent: first.into_unsent(sent), sent }),
                 // The backend went down while we waited for it: that is one more failure, not the end of the session.
                 Err(Failure::Ordered(CloseReason::BackendDown)) => session.forget_order(),
@@ -116,7 +120,7 @@ pub fn connect<'a>(
                     if kind == ConnectError::Local {
                         worker.note_exhaustion();
                     }
-                    last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, pool));
+                    last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, &pool));
                     // Its failure may just have brought it down, with an order to end everything there.
                     if session.ordered() == Some(CloseReason::BackendDown) {
                         session.forget_order();
@@ -124,7 +128,7 @@ pub fn connect<'a>(
                 }
                 // The client's bytes may be there: nobody else may get them.
                 Err(Failure::Exposed(kind, error)) => {
-                    return Err(count_failure(&backend, kind, &error, &wanted.tried, pool));
+                    return Err(count_failure(&backend, kind, &error, &wanted.tried, &pool));
                 }
             }
         }

@@ -41,9 +41,9 @@ impl Drop for Seat {
 }
 
 impl BackendBrief {
-    /// Takes a place here, if fewer than `most` are taken.
-    fn enter(&self, most: Option<u32>) -> bool {
-        let entered = self.backend.active.take(most);
+    /// Takes a place here, if there is one and fewer than `cap` are taken.
+    fn enter(&self, cap: Option<u32>) -> bool {
+        let entered = self.backend.active.take(cap);
         if entered && self.is_backup {
             self.pool.places.at_backups.take(None);
         }
@@ -85,15 +85,20 @@ pub fn pick(worker: &Worker, session: &Session, pool: &PoolView, wanted: &mut Wa
     if queues && wanted.tried.count() == 0 && pool.places().waiting() > 0 {
         return Err(NoSeat::BackendsFull);
     }
-    pool.seat(worker, session, wanted)
+    let seated = pool.seat(worker, session, wanted);
+    if seated.is_err() {
+        // It may have held the last place of the pool for a moment, while the first in the line looked for one.
+        pool.places().call();
+    }
+    seated
 }
 
 /// What becomes of a session for which there is no place: it waits for one where the pool has a line. `None` when no
-/// backend takes connections any more. Dropping the future leaves the line.
+/// backend takes connections any more. A reload meanwhile leaves `pool` as it is then. Dropping the future leaves the line.
 pub async fn wait_or_refuse(
     worker: &Worker,
     session: &Session,
-    pool: &PoolView,
+    pool: &mut Rc<PoolView>,
     client: &mut Client,
     wanted: &mut Wanted,
     full: NoSeat,
@@ -103,7 +108,7 @@ pub async fn wait_or_refuse(
         return wait(worker, session, pool, client, wanted).await;
     }
     pool.brief.shard().full.add(1);
-    let what = match (full, config.max_connections) {
+    let what = match (full, pool.places().taken.limit()) {
         (NoSeat::PoolFull, Some(most)) => format!("pool {} has its {most} connections", config.name),
         _ => format!("every backend of pool {} that takes connections has its max-connections", config.name),
     };
@@ -113,15 +118,25 @@ pub async fn wait_or_refuse(
 async fn wait(
     worker: &Worker,
     session: &Session,
-    pool: &PoolView,
+    pool: &mut Rc<PoolView>,
     client: &mut Client,
     wanted: &mut Wanted,
 ) -> Result<Option<MemberId>, Stop> {
     let limit = pool.pool.config.queue_timeout.unwrap_or_default();
     let deadline = coarse_ms() + limit.as_millis() as u64;
     pool.brief.shard().queued.add(1);
-    let turn = Turn::join(pool.places());
+    // Who was sent away by a backend gives up the place there: it is somebody's who has none.
+    let left = session.facts.borrow_mut().seat.take();
+    drop(left);
+    let brief = Rc::clone(&pool.brief);
+    let turn = Turn::join(&brief.state.places);
     loop {
+        let present = worker.present(pool);
+        if !Rc::ptr_eq(&present, pool) {
+            // Members are others: what was tried may be tried again.
+            *pool = present;
+            wanted.tried = Tried::default();
+        }
         if turn.is_first() {
             match pool.seat(worker, session, wanted) {
                 Ok(member) => return Ok(Some(member)),
@@ -159,7 +174,7 @@ impl PoolView {
     fn seat(&self, worker: &Worker, session: &Session, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
         let facts = &mut *session.facts.borrow_mut();
         let taken = &self.places().taken;
-        if facts.seat.is_none() && !taken.take(self.pool.config.max_connections) {
+        if facts.seat.is_none() && !taken.take(None) {
             return Err(NoSeat::PoolFull);
         }
         let member = match self.enter_next(worker, wanted) {
@@ -204,9 +219,8 @@ impl PoolView {
             let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
                 return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });
             };
-            let limit = self.pool.shares[choice.member].max_connections;
             // Another worker may have been faster: then the choice is made anew, with its connection counted.
-            if self.backends[choice.member].enter([choice.cap, limit].into_iter().flatten().min()) {
+            if self.backends[choice.member].enter(choice.cap) {
                 if ignoring == HealthIgnored::Yes {
                     shard.panicked.add(1);
                 }

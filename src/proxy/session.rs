@@ -213,7 +213,7 @@ async fn stages(
     let inspected = inspect(worker, listener, session, client).await?;
     let pool = Rc::clone(&listener.pools[inspected.pool]);
     session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
-    connect(worker, session, &pool, client, inspected).await
+    connect(worker, session, pool, client, inspected).await
 }
 
 impl Session {

@@ -21,7 +21,7 @@ use super::postgres::{CancelTarget, backends_of};
 use super::ready;
 use super::refusal_log::Refusals;
 use super::sessions::Sessions;
-use super::view::Pools;
+use super::view::{PoolView, Pools};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
@@ -258,8 +258,18 @@ impl Worker {
 
     /// Takes the pools of a generation; without any, ready connections are given up.
     pub fn set_pools(&self, pools: Pools) {
+        // Who waits may find room in them.
+        let all = Rc::clone(&pools);
         self.pools.replace(pools);
+        all.iter().for_each(|pool| pool.brief.state.places.call());
         self.ready_wanted.notify_one();
+    }
+
+    /// A pool as the present generation has it, or as it was when it is gone.
+    pub fn present(&self, pool: &Rc<PoolView>) -> Rc<PoolView> {
+        let pools = self.pools.borrow();
+        let present = pools.iter().find(|now| Arc::ptr_eq(&now.brief.state, &pool.brief.state));
+        Rc::clone(present.unwrap_or(pool))
     }
 
     /// The pools of the present generation.

@@ -287,6 +287,11 @@ impl Backend {
         self.back_since_ms.store(now_ms.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Health by checks and live failures.
+    pub fn health(&self) -> Health {
+        self.lock_vitals().health
+    }
+
     /// A copy of what the control plane knows.
     pub fn vitals(&self) -> Vitals {
         self.lock_vitals().clone()

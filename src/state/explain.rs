@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::backend::{Backend, HealthIgnored, Standing};
-use super::snapshot::{Pool, Room, Routed, Share, Snapshot};
+use super::snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
 use crate::config::{Access, Protocol};
-use crate::decide::balance::{Ask, KeyFacts, MemberId, Method, PassedOver, Tried, hash_key};
+use crate::decide::balance::{Ask, KeyFacts, KeyPart, MemberId, Method, PassedOver, Tried, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
 use crate::decide::route::Question;
@@ -141,11 +141,11 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery, now_ms: u64) -> Result<E
     match routed {
         Routed::ByRule(rule, pool) => {
             answer.rule = Some(listener.origin(rule).to_owned());
-            explain_pool(&snapshot.pools[pool], query, now_ms, &mut answer);
+            explain_pool(&snapshot.pools[pool], listener, query, now_ms, &mut answer);
         }
         Routed::ByDefault(pool) => {
             answer.rule = Some("default".to_owned());
-            explain_pool(&snapshot.pools[pool], query, now_ms, &mut answer);
+            explain_pool(&snapshot.pools[pool], listener, query, now_ms, &mut answer);
         }
         Routed::Rejected(rule, _) => {
             answer.rule = Some(listener.origin(rule).to_owned());
@@ -160,19 +160,25 @@ pub fn explain(snapshot: &Snapshot, query: &RouteQuery, now_ms: u64) -> Result<E
     Ok(answer)
 }
 
-fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Explanation) {
+fn explain_pool(pool: &Pool, listener: &Listener, query: &RouteQuery, now_ms: u64, answer: &mut Explanation) {
     let config = &pool.config;
     answer.pool = Some(config.name.to_string());
     answer.balance = Some(config.method.name());
     let alpn = AlpnList::encode(query.alpn.iter().map(String::as_bytes));
     let sni = query.sni.as_deref().and_then(|name| ServerName::from_wire(name.as_bytes()).ok().flatten());
-    let facts =
-        KeyFacts { source: query.from, sni: sni.as_ref().map(ServerName::as_str), alpn: &alpn, destination: None };
+    // Known where there is only one address to connect to.
+    let destination = match *listener.config.bind {
+        [only] if !only.ip().is_unspecified() => Some(only),
+        _ => None,
+    };
+    let facts = KeyFacts { source: query.from, sni: sni.as_ref().map(ServerName::as_str), alpn: &alpn, destination };
     let mut key = None;
     if matches!(config.method, Method::ConsistentHash(_)) {
         key = hash_key(&config.hash_key, &facts);
         let parts: Vec<&str> = config.hash_key.iter().map(|part| part.name()).collect();
+        let is_guess = config.hash_key.contains(&KeyPart::Destination) && destination.is_none();
         answer.key = Some(match key {
+            _ if is_guess => format!("{}: depends on the address that is connected to", parts.join("+")),
             Some(key) => format!("{} = {key:016x}", parts.join("+")),
             None => format!("{}: nothing to hash, by least connections", parts.join("+")),
         });
@@ -186,18 +192,20 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Expla
     let ask = Ask { tried: &tried, key, random: 0, totals: pool.state.places.totals_with_one_more() };
     let explained = pool.balancer.explain(&load, &ask, &pool.balancer.turns(0));
     let name = |member: MemberId| pool.backends[member].name.to_string();
-    answer.order = explained.order.iter().map(|choice| name(choice.member)).collect();
+    let tries = usize::from(config.connect_tries);
+    answer.order = explained.order.iter().take(tries).map(|choice| name(choice.member)).collect();
     answer.backend = answer.order.first().cloned();
     if ignoring == HealthIgnored::Yes {
         answer.reason = Some("too little is healthy: health is ignored (panic-threshold)".to_owned());
     }
     let full = |member: &(MemberId, PassedOver)| pool.room(member.0, ignoring, || now_ms) == Room::Full;
-    if answer.backend.is_none() {
-        let is_full = explained.passed_over.iter().any(full);
-        let reason = if is_full { CloseReason::LimitReached } else { CloseReason::NoBackend };
-        answer.refused = Some(reason.name());
-        let what = if is_full { "has a place left" } else { "takes connections" };
-        answer.reason = Some(format!("no backend of pool `{}` {what}", config.name));
+    if let Some(most) = pool.state.places.taken.limit().filter(|_| pool.state.places.taken.is_full()) {
+        answer.find_no_place(pool, format!("pool `{}` has its {most} connections", config.name));
+    } else if answer.backend.is_none() && explained.passed_over.iter().any(full) {
+        answer.find_no_place(pool, format!("no backend of pool `{}` has a place left", config.name));
+    } else if answer.backend.is_none() {
+        answer.refused = Some(CloseReason::NoBackend.name());
+        answer.reason = Some(format!("no backend of pool `{}` takes connections", config.name));
     }
     let unresolved = pool.unresolved.iter();
     let unresolved = unresolved.map(|(name, why)| OtherBackend { backend: name.to_string(), why: (*why).to_owned() });
@@ -207,6 +215,24 @@ fn explain_pool(pool: &Pool, query: &RouteQuery, now_ms: u64, answer: &mut Expla
         .map(|(member, why)| OtherBackend { backend: name(member), why: why_not(pool, member, why) })
         .chain(unresolved)
         .collect();
+}
+
+impl Explanation {
+    /// Every place is taken: it is refused, or waits where the pool has a line.
+    fn find_no_place(&mut self, pool: &Pool, why: String) {
+        self.order.clear();
+        self.backend = None;
+        match pool.config.queue_timeout {
+            Some(limit) => {
+                let (others, most) = (pool.state.places.waiting(), limit.as_millis());
+                self.reason = Some(format!("{why}: it waits behind {others} others, for at most {most} ms"));
+            }
+            None => {
+                self.refused = Some(CloseReason::LimitReached.name());
+                self.reason = Some(why);
+            }
+        }
+    }
 }
 
 fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {

@@ -13,29 +13,52 @@ use super::backend::HealthIgnored;
 use super::counters::Padded;
 use crate::decide::balance::Totals;
 
-/// A number of places that are taken, never above its limit.
+/// A number of places that are taken, never above its limit. The limit is here and not in a generation, so that it is one
+/// for all sessions: those that began before a reload ask for places too.
 #[derive(Debug, Default)]
-pub struct Taken(Padded<AtomicU32>);
+pub struct Taken(Padded<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    taken: AtomicU32,
+    /// 0: none.
+    limit: AtomicU32,
+}
 
 impl Taken {
     /// How many are taken.
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
+        self.0.taken.load(Ordering::SeqCst)
     }
 
-    /// Takes one, if fewer than `most` are taken. Says whether it did.
-    pub fn take(&self, most: Option<u32>) -> bool {
-        let Some(most) = most else {
-            self.0.fetch_add(1, Ordering::SeqCst);
+    /// How many may be; `None` without a limit.
+    pub fn limit(&self) -> Option<u32> {
+        Some(self.0.limit.load(Ordering::SeqCst)).filter(|limit| *limit > 0)
+    }
+
+    /// From now on at most this many, at least one; those that are taken stay so.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.0.limit.store(limit.unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Whether none is left.
+    pub fn is_full(&self) -> bool {
+        self.limit().is_some_and(|limit| self.count() >= limit)
+    }
+
+    /// Takes one, if fewer than the limit and fewer than `cap` are taken. Says whether it did.
+    pub fn take(&self, cap: Option<u32>) -> bool {
+        let Some(most) = [cap, self.limit()].into_iter().flatten().min() else {
+            self.0.taken.fetch_add(1, Ordering::SeqCst);
             return true;
         };
         let next = |taken: u32| (taken < most).then_some(taken + 1);
-        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
+        self.0.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
     }
 
     /// Gives one back.
     pub fn give_back(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.taken.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -154,12 +177,13 @@ mod tests {
     #[test]
     fn never_more_than_the_limit_over_many_threads() {
         let taken = Taken::default();
+        taken.set_limit(Some(3));
         let most = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if taken.take(Some(3)) {
+                        if taken.take(Some(5)) {
                             most.fetch_max(taken.count(), Ordering::Relaxed);
                             taken.give_back();
                         }
@@ -169,6 +193,20 @@ mod tests {
         });
         assert_eq!(taken.count(), 0);
         assert!((1..=3).contains(&most.load(Ordering::Relaxed)), "{most:?}");
+    }
+
+    #[test]
+    fn smaller_of_limit_and_cap_counts_and_a_limit_may_change() {
+        let taken = Taken::default();
+        assert!((0..9).all(|_| taken.take(None)) && !taken.is_full());
+        assert!(!taken.take(Some(9)) && taken.take(Some(10)));
+        taken.set_limit(Some(4));
+        assert!(taken.is_full() && !taken.take(None) && !taken.take(Some(20)));
+        (0..7).for_each(|_| taken.give_back());
+        assert!(!taken.is_full() && !taken.take(Some(3)) && taken.take(None) && taken.is_full());
+        taken.set_limit(None);
+        assert!(!taken.is_full() && taken.take(None));
+        assert_eq!((taken.count(), taken.limit()), (5, None));
     }
 
     #[tokio::test]

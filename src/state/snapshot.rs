@@ -142,11 +142,10 @@ impl Pool {
         if !backend.takes(ignoring) {
             return Room::Closed;
         }
-        let active = backend.active.count();
-        if self.shares[member].max_connections.is_some_and(|most| active >= most) {
+        if backend.active.is_full() {
             return Room::Full;
         }
-        Room::Yes(Load { active, ramp: self.ramp(backend, now_ms) })
+        Room::Yes(Load { active: backend.active.count(), ramp: self.ramp(backend, now_ms) })
     }
 
     /// The share of its weight that a backend counts with now.
