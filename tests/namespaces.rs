@@ -5,18 +5,16 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, process, thread};
+use std::{env, thread};
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use support::hello::client_hello;
-use support::servers::program;
+use support::namespace::{FAR, NEAR, Namespace};
 use support::{Backend, DEADLINE, Daemon, alert_of, connect, eventually, own_loopback};
 
 /// Ports for connections of one address to one other.
@@ -36,10 +34,6 @@ on-down = "close"
 check = "tcp"
 interval = "1s"
 "#;
-
-/// Where the keys are tested; addresses in namespaces only.
-const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
 const VANISHING: &str = r#"
 [[listener]]
@@ -228,65 +222,4 @@ impl Client {
         assert_eq!(alert_of(&rest), Some(80), "{rest:?}");
         false
     }
-}
-
-/// A network namespace with nothing but loopback. Removed when dropped, also after a panic.
-struct Namespace {
-    name: String,
-}
-
-impl Namespace {
-    #[track_caller]
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("sluice-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        ip(&["netns", "add", &name]);
-        let space = Self { name };
-        ip(&["-n", &space.name, "link", "set", "lo", "up"]);
-        space
-    }
-
-    /// Lays a cable to another namespace; this end is [`NEAR`], the other [`FAR`].
-    #[track_caller]
-    fn link(&self, other: &Self) {
-        // Both ends are made inside, so that no other namespace ever sees them.
-        ip(&["-n", &self.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &other.name]);
-        for (space, address) in [(self, NEAR), (other, FAR)] {
-            ip(&["-n", &space.name, "address", "add", &format!("{address}/24"), "dev", "cable"]);
-            ip(&["-n", &space.name, "link", "set", "cable", "up"]);
-        }
-    }
-
-    /// Pulls the cable out at this end.
-    #[track_caller]
-    fn unplug(&self) {
-        ip(&["-n", &self.name, "link", "set", "cable", "down"]);
-    }
-
-    /// Does `work` on a thread inside; sockets, threads and processes that it makes stay there.
-    #[track_caller]
-    fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let inside = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let space = File::open(format!("/run/netns/{}", self.name)).unwrap();
-                setns(space, CloneFlags::CLONE_NEWNET).expect("enter a namespace");
-                work()
-            });
-            thread.join()
-        });
-        inside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = program("/usr/sbin/ip").args(["netns", "delete", &self.name]).status();
-    }
-}
-
-#[track_caller]
-fn ip(arguments: &[&str]) {
-    let output = program("/usr/sbin/ip").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {}: {said}Network namespaces need root.", arguments.join(" "));
 }

@@ -46,6 +46,15 @@ impl Drop for Task {
 }
 
 impl Probes {
+    /// Has the keepers of a pool look whether it can still do without those that are ejected.
+    pub fn look_at(&self, pool: &Pool) {
+        for backend in &pool.backends {
+            if let Some((keeper, _)) = self.keepers.get(&(Arc::as_ptr(backend) as usize)) {
+                keeper.look();
+            }
+        }
+    }
+
     fn permits_of(&mut self, pool: &Pool) -> Rc<Semaphore> {
         let permits = self.permits.entry(Arc::clone(&pool.config.name));
         Rc::clone(permits.or_insert_with(|| Rc::new(Semaphore::new(AT_ONCE))))

@@ -18,17 +18,20 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+pub mod arrivals;
 pub mod authority;
 pub mod backend;
 pub mod checked;
 pub mod hello;
 pub mod judge;
 pub mod log_tail;
+pub mod namespace;
 pub mod plan;
 pub mod proxy;
 pub mod pump;
 pub mod scripted;
 pub mod servers;
+pub mod speaker;
 pub mod strace;
 pub mod tools;
 
