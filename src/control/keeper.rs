@@ -98,9 +98,27 @@ impl Keeper {
                     let over = self.ejector.borrow_mut().tick(coarse_ms());
                     self.return_from(over, Cause::Clock, "the ejection is over");
                 }
-                () = self.look.notified() => {}
+                () = self.look.notified() => self.reconsider(),
             }
         }
+    }
+
+    /// Asks it to look whether its pool can still do without it.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Ends an ejection that the pool cannot afford any more, or that its configuration does not know.
+    fn reconsider(&self) {
+        let pool = Arc::clone(&self.pool.borrow());
+        let why = match self.ejector.borrow().ejection() {
+            None => return,
+            Some(_) if pool.config.patience.failures == 0 => "nothing is ejected any more: failures is 0",
+            Some(_) if self.others_remain(&pool) => return,
+            Some(_) => "no other backend takes connections",
+        };
+        let over = self.ejector.borrow_mut().end(coarse_ms());
+        self.return_from(over, Cause::Clock, why);
     }
 
     /// How soon it wants to be checked again.
@@ -218,10 +236,10 @@ impl Keeper {
             if let (Sign::Failure, Some(check)) = (seen.sign, &pool.config.health) {
                 self.count_failure(check.thresholds, &seen.detail);
             }
-            let spare = self.spare(&pool);
-            let ejection = self.ejector.borrow_mut().take(seen.sign, coarse_ms(), pool.config.patience, spare);
+            let (spare, now) = (self.spare(&pool), coarse_ms());
+            let ejection = self.ejector.borrow_mut().take(seen.sign, now, pool.config.patience, spare);
             if let Some(ejection) = ejection {
-                self.eject(ejection, &seen.detail);
+                self.eject(ejection, now, &seen.detail);
             }
         }
         if doubtful && let Some(prober) = self.prober.borrow().upgrade() {
@@ -244,22 +262,28 @@ impl Keeper {
 
     /// Whether the pool can do without it: another one takes connections, and not too many are ejected.
     fn spare(&self, pool: &Pool) -> Spare {
-        let others = || pool.backends.iter().filter(|other| !Arc::ptr_eq(other, &self.backend));
-        let ejected = others().filter(|other| other.standing() == Standing::Ejected).count();
+        let others = pool.backends.iter().filter(|other| !Arc::ptr_eq(other, &self.backend));
+        let ejected = others.filter(|other| other.standing() == Standing::Ejected).count();
         let most = (pool.config.max_ejected * pool.backends.len() as f64).floor().max(1.0) as usize;
-        let remains = others().any(|other| other.takes(HealthIgnored::No));
-        if remains && ejected < most { Spare::Yes } else { Spare::No }
+        if self.others_remain(pool) && ejected < most { Spare::Yes } else { Spare::No }
     }
 
-    fn eject(&self, ejection: Ejection, seen: &str) {
+    /// Whether another backend of the pool takes connections: one of weight 0 never does.
+    fn others_remain(&self, pool: &Pool) -> bool {
+        let others = pool.backends.iter().zip(&pool.shares);
+        let mut others = others.filter(|(other, _)| !Arc::ptr_eq(other, &self.backend));
+        others.any(|(other, share)| share.weight > 0 && other.takes(HealthIgnored::No))
+    }
+
+    fn eject(&self, ejection: Ejection, now_ms: u64, seen: &str) {
         self.well_while_ejected.set(0);
-        let length = Duration::from_millis(ejection.until_ms.saturating_sub(coarse_ms()));
+        let length = Duration::from_millis(ejection.until_ms - now_ms);
         let why = match ejection.ground {
             Ground::Failures => "failures in a row",
             Ground::RefusedHellos => "hellos of different clients were refused",
         };
         let detail =
-            format!("{why}, the last: {seen}; for {} s, ejection {} in a row", length.as_secs(), ejection.in_a_row);
+            format!("{why}, the last: {seen}; for {} s, ejection {} in a row", length.as_secs_f64(), ejection.in_a_row);
         let until = jiff::Timestamp::now().checked_add(length).unwrap_or(jiff::Timestamp::MAX);
         let changed = self.backend.change(|vitals| {
             vitals.ejections += 1;

@@ -46,6 +46,15 @@ impl Drop for Task {
 }
 
 impl Probes {
+    /// Has the keepers of a pool look whether it can still do without those that are ejected.
+    pub fn look_at(&self, pool: &Pool) {
+        for backend in &pool.backends {
+            if let Some((keeper, _)) = self.keepers.get(&(Arc::as_ptr(backend) as usize)) {
+                keeper.look();
+            }
+        }
+    }
+
     fn permits_of(&mut self, pool: &Pool) -> Rc<Semaphore> {
         let permits = self.permits.entry(Arc::clone(&pool.config.name));
         Rc::clone(permits.or_insert_with(|| Rc::new(Semaphore::new(AT_ONCE))))
@@ -66,13 +75,14 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
     let waiting = Rc::new(waiting);
     let mut probes = control.probes.borrow_mut();
     let mut old_keepers = std::mem::take(&mut probes.keepers);
+    let mut going_on = Vec::new();
     let mut asked: Vec<(Subject, Rc<Semaphore>, Vec<Rc<Keeper>>)> = Vec::new();
     let mut places: HashMap<Subject, usize> = HashMap::new();
     for (pool, backend) in snapshot.backends() {
         let identity = Arc::as_ptr(backend) as usize;
         let (keeper, task) = match old_keepers.remove(&identity) {
             Some((keeper, task)) => {
-                keeper.go_on(pool);
+                going_on.push((Rc::clone(&keeper), pool));
                 (keeper, task)
             }
             None => {
@@ -105,8 +115,11 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
         joined.push((Rc::clone(&prober), keepers));
         probes.probers.insert(subject, (prober, task));
     }
-    // What a keeper learns may lead anywhere.
+    // What a keeper learns, or forgets, may lead anywhere, back here too.
     drop(probes);
+    for (keeper, pool) in going_on {
+        keeper.go_on(pool);
+    }
     for (prober, keepers) in joined {
         prober.serve(keepers);
     }

@@ -64,6 +64,10 @@ pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Cha
         backend.set_back_since(has_settled_others(pool, backend).then(coarse_ms));
     }
     sum_up(control, pool);
+    if took(old) && !took(new) {
+        // It may have been the last one besides those that are ejected.
+        control.probes.borrow().look_at(pool);
+    }
     if new == Standing::Down && pool.config.on_down == OnDown::Close {
         let (control, backend) = (Handle::clone(control), Arc::clone(backend));
         spawn_local(async move { reset_sessions(&control, &backend).await });

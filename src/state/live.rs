@@ -36,8 +36,9 @@ impl LiveSigns {
         if self.listening.load(Ordering::Relaxed) == 0 {
             return;
         }
-        self.listening.store(0, Ordering::Relaxed);
         let mut seen = self.lock();
+        // Under the lock: otherwise a failure that comes meanwhile could stay, with nobody listening for the next success.
+        self.listening.store(0, Ordering::Relaxed);
         // Nothing before it counts any more.
         seen.clear();
         seen.push(Observation { sign: Sign::Well, detail: String::new() });
@@ -47,8 +48,8 @@ impl LiveSigns {
 
     /// A session was not. `detail` says what was seen, in a sentence.
     pub fn report(&self, sign: Sign, detail: &str) {
-        self.listening.store(1, Ordering::Relaxed);
         let mut seen = self.lock();
+        self.listening.store(1, Ordering::Relaxed);
         if seen.len() < MOST {
             seen.push(Observation { sign, detail: detail.to_owned() });
         }

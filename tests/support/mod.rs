@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+pub mod arrivals;
 pub mod authority;
 pub mod backend;
 pub mod checked;
@@ -33,6 +34,7 @@ pub mod proxy;
 pub mod pump;
 pub mod scripted;
 pub mod servers;
+pub mod speaker;
 pub mod strace;
 pub mod tools;
 

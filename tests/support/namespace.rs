@@ -1,7 +1,7 @@
-//! Network namespaces of a test's own. They need root, and are removed whatever happens.
+//! Network namespaces of the tests' own, with cables between them and firewalls inside. They need root.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{process, thread};
 
@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::servers::program;
 
-/// Addresses in namespaces only.
+/// The two ends of a cable; addresses in namespaces only.
 pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
@@ -44,6 +44,29 @@ impl Namespace {
             ip(&["-n", &space.name, "address", "add", &format!("{address}/24"), "dev", "cable"]);
             ip(&["-n", &space.name, "link", "set", "cable", "up"]);
         }
+    }
+
+    /// Has a firewall do so with what goes to `address`: `what` is a statement of nft, after a match if need be.
+    #[track_caller]
+    pub fn firewall(&self, address: SocketAddr, what: &str) {
+        let chain =
+            "add table inet t; add chain inet t in { type filter hook input priority 0; }; flush chain inet t in";
+        let rule = format!("add rule inet t in ip daddr {} tcp dport {} {what}", address.ip(), address.port());
+        self.nft(&format!("{chain}; {rule}"));
+    }
+
+    /// Opens the firewall again.
+    #[track_caller]
+    pub fn open(&self) {
+        self.nft("delete table inet t");
+    }
+
+    #[track_caller]
+    fn nft(&self, commands: &str) {
+        let mut nft = program("/usr/sbin/ip");
+        nft.args(["netns", "exec", &self.name, "/usr/sbin/nft", commands]);
+        let output = nft.output().unwrap();
+        assert!(output.status.success(), "nft {commands}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Pulls the cable out at this end.

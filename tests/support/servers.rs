@@ -221,6 +221,12 @@ impl Nginx {
         self.process.take().expect("running").kill();
     }
 
+    /// Its only process.
+    #[track_caller]
+    pub fn pid(&self) -> Pid {
+        self.process.as_ref().expect("running").pid()
+    }
+
     /// Where `/files/NAME` is on disk.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join("files").join(name)

@@ -40,7 +40,13 @@ impl Calls {
     /// Counts the calls of a daemon's first worker while `work` is done.
     #[track_caller]
     pub fn of_worker(daemon: &Daemon, work: impl FnOnce()) -> Self {
-        let task = worker(daemon);
+        Self::of_thread(daemon, "worker-0", work)
+    }
+
+    /// Counts the calls of the thread called so; the first one, which has the program's name, is the control plane.
+    #[track_caller]
+    pub fn of_thread(daemon: &Daemon, name: &str, work: impl FnOnce()) -> Self {
+        let task = thread(daemon, name);
         let output = daemon.dir().join("calls");
         let mut strace = program("/usr/bin/strace");
         // Without -f only this one thread.
@@ -103,13 +109,12 @@ impl Calls {
     }
 }
 
-/// The first worker's thread.
+/// The thread called so.
 #[track_caller]
-fn worker(daemon: &Daemon) -> i32 {
+fn thread(daemon: &Daemon, name: &str) -> i32 {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
     let mut tasks = tasks.map(|task| task.unwrap().path());
-    let is_worker =
-        |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "worker-0");
-    let path = tasks.find(is_worker).expect("a thread called worker-0");
+    let is_it = |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+    let path = tasks.find(is_it).unwrap_or_else(|| panic!("no thread called {name}"));
     path.file_name().unwrap().to_str().unwrap().parse().unwrap()
 }

@@ -191,7 +191,7 @@ pub static PASSIVE: SectionKeys = SectionKeys {
             "failures",
             Kind::Integer(0, 1000),
             "5",
-            "In a row, until a backend is ejected: connect errors, silence (first-byte-timeout), the alert internal_error instead of a ServerHello. A hello that is refused by another alert, a close or a reset may be the client's fault: it counts only with those of other clients, at least three. 0: never ejected.",
+            "In a row, until a backend is ejected: connect errors, silence (first-byte-timeout). A hello that is refused by an alert, a close or a reset may be the client's fault: it counts only with those of other clients, at least three. 0: never ejected.",
         ),
         built(
             "eject",

@@ -137,4 +137,53 @@ mod tests {
         assert!(checker.is_changing());
         assert_eq!(checker.failure(1, THRESHOLDS), Some(Health::Down));
     }
+
+    /// The same from the whole history each time: a state lasts until enough results in a row, all since it began, speak
+    /// against it. Also returns how many do.
+    fn naive(start: Health, history: &[bool], thresholds: Thresholds) -> (Health, usize) {
+        let (mut health, mut began) = (start, 0);
+        for now in 1..=history.len() {
+            let row = |want| history[began..now].iter().rev().take_while(|result| **result == want).count() as u32;
+            let next = match health {
+                Health::Unknown if history[now - 1] => Health::Up,
+                Health::Unknown => Health::Down,
+                Health::Up if row(false) >= thresholds.fall => Health::Down,
+                Health::Down if row(true) >= thresholds.rise => Health::Up,
+                Health::Up | Health::Down | Health::Unchecked => continue,
+            };
+            (health, began) = (next, now);
+        }
+        let against = history[began..].iter().rev().take_while(|result| **result == (health == Health::Down));
+        (health, if health == Health::Unchecked { 0 } else { against.count() })
+    }
+
+    #[test]
+    fn checker_agrees_with_a_naive_one_over_random_histories() {
+        for seed in 0..2000_u64 {
+            let mut dice = seed;
+            let mut roll = |sides: u64| {
+                dice = crate::decide::balance::next_random(dice);
+                (dice >> 20) % sides
+            };
+            let start = [Health::Unchecked, Health::Unknown, Health::Up, Health::Down][roll(4) as usize];
+            let thresholds = Thresholds { rise: 1 + roll(4) as u32, fall: 1 + roll(4) as u32 };
+            let (mut checker, mut history) = (Checker::new(start), Vec::new());
+            for step in 0..100 {
+                let before = checker.health();
+                let turned = if roll(2) == 0 {
+                    history.push(true);
+                    checker.success(thresholds)
+                } else {
+                    let count = 1 + roll(3);
+                    history.extend((0..count).map(|_| false));
+                    checker.failure(count as u32, thresholds)
+                };
+                let (health, against) = naive(start, &history, thresholds);
+                let place = format!("seed {seed}, step {step}, {thresholds:?} from {start:?}: {history:?}");
+                assert_eq!(checker.health(), health, "{place}");
+                assert_eq!(turned, (before != health).then_some(health), "{place}");
+                assert_eq!(checker.is_changing(), against > 0 || health == Health::Unknown, "{place}");
+            }
+        }
+    }
 }

@@ -16,8 +16,10 @@ const LONGEST: u32 = 10;
 pub enum Sign {
     /// It answered as a server does.
     Well,
-    /// It failed, whatever the client sent: no connection, silence, or an alert that says so (internal_error).
+    /// It failed, whatever the client sent: no connection. Counts like a failed check as well.
     Failure,
+    /// It took a hello and said nothing for `first-byte-timeout`. Whether it is down is for its checks to say.
+    Silence,
     /// It turned this client's hello away, which may be the client's own fault. `client` stands for its network.
     Refused {
         /// Hash of the client's address or /64.
@@ -105,7 +107,7 @@ impl Ejector {
                 }
                 return None;
             }
-            Sign::Failure => self.failures = self.failures.saturating_add(1),
+            Sign::Failure | Sign::Silence => self.failures = self.failures.saturating_add(1),
             Sign::Refused { client } => {
                 if !self.refused.contains(&client) && self.refused.len() < MOST_REFUSED {
                     self.refused.push(client);
@@ -267,7 +269,7 @@ mod tests {
                 .take_while(|(at, sign)| *at > since && *sign != Sign::Well)
                 .map(|(_, sign)| *sign)
                 .collect();
-            let failures = row.iter().filter(|sign| **sign == Sign::Failure).count();
+            let failures = row.iter().filter(|sign| matches!(sign, Sign::Failure | Sign::Silence)).count();
             let clients: std::collections::HashSet<u64> = row
                 .iter()
                 .filter_map(|sign| if let Sign::Refused { client } = sign { Some(*client) } else { None })
@@ -320,7 +322,8 @@ mod tests {
                 }
                 let sign = match roll(10) {
                     0 => Sign::Well,
-                    1..=4 => Sign::Failure,
+                    1 | 2 => Sign::Silence,
+                    3 | 4 => Sign::Failure,
                     _ => refused(roll(8)),
                 };
                 let (got, want) = (ejector.take(sign, now, patience, Spare::Yes), naive.take(sign, now, patience));

@@ -1,8 +1,9 @@
 //! What a server sends first after a ClientHello, as far as it can be seen without a key: RFC 8446 5.1 and 6, the same
 //! bytes in every version. It judges nothing about the server by itself.
 
-/// Bytes that are enough to tell: a record header, and type or level and description of the message.
-pub const ANSWER_BYTES: usize = 7;
+/// Bytes that are enough to tell: an alert that only warns, then a record header and type or level and description of
+/// the message.
+pub const ANSWER_BYTES: usize = 13;
 
 /// A server's first answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ impl FirstAnswer {
     /// Takes the first bytes of a server, any number of them.
     pub const fn of(bytes: &[u8]) -> Self {
         match bytes {
-            [0x16, 3, _, _, _, 2, ..] => Self::ServerHello,
+            // A warning goes before the ServerHello that means it (RFC 6066 3: unrecognized_name).
+            [0x15, 3, _, 0, 2, 1, _, 0x16, 3, _, _, _, 2, ..] | [0x16, 3, _, _, _, 2, ..] => Self::ServerHello,
             [0x15, 3, _, 0, 2, _, description, ..] => Self::Alert(Some(*description)),
             [0x15, 3, ..] => Self::Alert(None),
             _ => Self::Other,
@@ -47,9 +49,6 @@ impl FirstAnswer {
         }
     }
 }
-
-/// The alert with which a server says that it is at fault itself (RFC 8446 6.2).
-pub const INTERNAL_ERROR: u8 = 80;
 
 /// Name of an alert (RFC 8446 6, RFC 5246 7.2, RFC 7301, RFC 7507, RFC 6066).
 pub const fn alert_name(description: u8) -> &'static str {
@@ -71,7 +70,7 @@ pub const fn alert_name(description: u8) -> &'static str {
         51 => "decrypt_error",
         70 => "protocol_version",
         71 => "insufficient_security",
-        INTERNAL_ERROR => "internal_error",
+        80 => "internal_error",
         86 => "inappropriate_fallback",
         90 => "user_canceled",
         109 => "missing_extension",
@@ -114,6 +113,16 @@ mod tests {
         check(&[0x16, 3, 3, 0, 4, 1, 0, 0], FirstAnswer::Other);
         check(&[0x15, 3, 3, 0, 3, 2, 80], FirstAnswer::Alert(None));
         check(&[0x15, 2, 3, 0, 2, 2, 80], FirstAnswer::Other);
+    }
+
+    #[test]
+    fn a_warning_before_the_server_hello_is_no_refusal() {
+        let warned = [0x15, 3, 3, 0, 2, 1, 112, 0x16, 3, 3, 0, 122, 2, 0];
+        check(&warned, FirstAnswer::ServerHello);
+        check(&warned[..ANSWER_BYTES], FirstAnswer::ServerHello);
+        check(&warned[..12], FirstAnswer::Alert(Some(112)));
+        let fatal = [0x15, 3, 3, 0, 2, 2, 112, 0x16, 3, 3, 0, 122, 2];
+        check(&fatal, FirstAnswer::Alert(Some(112)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub mod proxy;
 mod refusal;
 mod sniff;
 
-pub use answer::{ANSWER_BYTES, FirstAnswer, INTERNAL_ERROR, alert_name};
+pub use answer::{ANSWER_BYTES, FirstAnswer, alert_name};
 pub use facts::{AlpnList, Arrival, HelloFacts, TlsVersion};
 pub use ja4::{Ja4, ja4};
 pub use join::{Joiner, Record, Step, joined, records, single_record};

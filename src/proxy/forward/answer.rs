@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::direction::{Lost, Step};
 use crate::decide::balance::{KeyFacts, KeyPart, hash_key};
 use crate::decide::health::Sign;
-use crate::decide::hello::{FirstAnswer, INTERNAL_ERROR, alert_name};
+use crate::decide::hello::{FirstAnswer, alert_name};
 use crate::proxy::session::Session;
 
 /// What is known of the answer.
@@ -93,8 +93,9 @@ fn report(session: &Session, answer: FirstAnswer) {
     };
     let took = facts.sent_time.map(|sent| session.started.elapsed().saturating_sub(sent.into()));
     let took = took.unwrap_or_default().as_micros() as f64 / 1000.0;
+    // No alert is beyond doubt: servers written in Go say internal_error to a client whose server name they do not know.
     let sign = match answer {
-        FirstAnswer::Alert(Some(INTERNAL_ERROR)) | FirstAnswer::Silence => Sign::Failure,
+        FirstAnswer::Silence => Sign::Silence,
         _ => Sign::Refused { client: network_of(session) },
     };
     live.report(sign, &format!("{what} instead of a ServerHello after {took} ms (session {:016x})", session.id));

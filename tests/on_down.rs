@@ -1,0 +1,120 @@
+//! `on-down = "close"` with thousands of sessions: they are reset little by little, and no more once their backend is back.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Backend, Daemon, connect, eventually, own_loopback};
+
+const SESSIONS: usize = 2000;
+
+/// Sessions are on one port, checks on another: what is checked goes, and the sessions would go on.
+const CONFIG: &str = r#"
+[[listener]]
+name = "plain"
+protocol = "tcp"
+bind = ["{ip}:443"]
+pool = "p"
+[pool.p]
+on-down = "close"
+[[pool.p.backend]]
+name = "a"
+address = "{ip}:1001"
+[pool.p.health]
+check = "tcp"
+port = 1002
+interval = "50ms"
+fast-interval = "20ms"
+down-interval = "50ms"
+rise = 1
+fall = 2
+"#;
+
+struct World {
+    daemon: Daemon,
+    checked: Backend,
+    clients: Vec<TcpStream>,
+    servers: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl World {
+    /// All sessions are established, to a server that keeps them.
+    fn new(address: Ipv4Addr) -> Self {
+        let listener = TcpListener::bind((address, 1001)).unwrap();
+        let servers = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let kept = Arc::clone(&servers);
+        thread::spawn(move || kept.lock().unwrap().extend(listener.incoming().take(SESSIONS).flatten()));
+        let checked = Backend::naming((address, 1002), "a");
+        let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
+        let clients = (0..SESSIONS).map(|_| connect(daemon.at(443))).collect();
+        let world = Self { daemon, checked, clients, servers };
+        eventually("all are established", || {
+            (world.daemon.metric("sluice_pool_connections_total{pool=\"p\"}") as usize == SESSIONS).then_some(())
+        });
+        world
+    }
+
+    fn active(&self) -> usize {
+        self.daemon.metric("sluice_backend_connections_active{pool=\"p\",backend=\"a\"}") as usize
+    }
+
+    /// The check fails from now on; back when the backend is down.
+    fn go_down(&mut self) -> Instant {
+        self.checked.stop();
+        self.daemon.wait_for_state("a", "down");
+        Instant::now()
+    }
+}
+
+#[test]
+fn sessions_of_a_backend_that_is_down_are_reset_at_a_pace() {
+    let mut world = World::new(own_loopback());
+    let begun = world.go_down();
+    eventually("all are reset", || (world.active() == 0).then_some(()));
+    let took = begun.elapsed();
+    eprintln!("{SESSIONS} sessions of two workers were reset in {took:?}");
+    assert!((Duration::from_millis(500)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    let records = world.daemon.wait_for_records(SESSIONS);
+    let ended = records.iter().filter(|record| record["end"] == "backend_down" && record["blame"] == "backend").count();
+    assert_eq!(ended, SESSIONS);
+    for client in &mut world.clients {
+        assert!(client.read(&mut [0]).is_err(), "reset");
+    }
+    for server in &mut *world.servers.lock().unwrap() {
+        assert!(server.read(&mut [0]).is_err(), "reset");
+    }
+}
+
+#[test]
+fn resets_stop_when_the_backend_is_back() {
+    let address = own_loopback();
+    let mut world = World::new(address);
+    world.go_down();
+    eventually("the first are reset", || (world.active() < SESSIONS - 100).then_some(()));
+    world.checked = Backend::naming((address, 1002), "a");
+    world.daemon.wait_for_state("a", "up");
+    // What was told already is ended; after as many pauses as anybody wants there are no more.
+    let checks = || world.daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"a\",result=\"ok\"}");
+    let (mut left, mut since) = (world.active(), checks());
+    eventually("nothing changes over ten checks", || {
+        if world.active() != left {
+            (left, since) = (world.active(), checks());
+        }
+        (checks() >= since + 10.0).then_some(())
+    });
+    eprintln!("{left} of {SESSIONS} sessions are left");
+    assert!((100..SESSIONS - 100).contains(&left), "{left}");
+    // They are as well as ever.
+    let mut servers = world.servers.lock().unwrap();
+    for server in &mut *servers {
+        let _ = server.write_all(b"!");
+    }
+    let alive = world.clients.iter_mut().filter_map(|client| client.read_exact(&mut [0]).is_ok().then_some(())).count();
+    assert_eq!(alive, left);
+}
