@@ -159,13 +159,15 @@ fn backend_behind_a_firewall_is_left_and_nobody_notices() {
     for what in ["drop", "reject", "reject with tcp reset"] {
         let world = World::new();
         let a = world.daemon.at(1001);
+        // The kernel loads what a rule needs when it meets the first, which may hold everything up.
+        world.space.firewall(world.daemon.at(9), what);
         // Sessions that are there go on: what is tested is who comes then.
         let outage = world.outage(what, || {
             world.space.firewall(a, &format!("tcp flags & (syn|ack) == syn {what}"));
         });
         assert_eq!(outage.noticed, 0, "{what}");
         assert!(outage.last < Duration::from_secs(2), "{what}: {:?}", outage.last);
-        assert!(outage.slowest < Duration::from_millis(250 + 700), "{what}: {:?}", outage.slowest);
+        assert!(outage.slowest < Duration::from_millis(250 + 500), "{what}: {:?}", outage.slowest);
         world.space.open();
         world.daemon.wait_for_state("a", "up");
     }
@@ -174,7 +176,7 @@ fn backend_behind_a_firewall_is_left_and_nobody_notices() {
 #[test]
 fn backend_that_comes_and_goes_is_noticed_by_nobody() {
     let (space, address) = (Namespace::new(), own_loopback());
-    let [a, _b] = [1001, 1002].map(|port| space.enter(|| Speaker::start((address, port), Says::Hello)));
+    let [a, b] = [1001, 1002].map(|port| space.enter(|| Speaker::start((address, port), Says::Hello)));
     // No checks: live traffic alone sees it.
     let config = CONFIG.split("[pool.p.health]").next().unwrap().to_owned();
     let config = format!("{config}[pool.p.passive]\nfailures = 3\neject = \"150ms\"\n");
@@ -199,7 +201,9 @@ fn backend_that_comes_and_goes_is_noticed_by_nobody() {
     });
     let longest = longest.max().unwrap();
     eprintln!("{} sessions, {} ejections, up to {longest} in a row", attempts.len(), of("ejected"));
-    assert!((2..=8).contains(&of("ejected")), "{events}");
-    assert!(longest >= 2, "they grow: {events}");
+    assert!((3..=24).contains(&of("ejected")), "{events}");
+    assert!(longest >= 3, "they grow: {events}");
     assert!(a.accepted() > 0);
+    // To stop they call themselves, which works from inside only.
+    space.enter(|| drop((a, b)));
 }

@@ -36,7 +36,7 @@ const fn ms(count: u64) -> Duration {
 
 /// A pause that was meant to be `base`, give or take a tenth.
 fn about(base: Duration) -> Range<Duration> {
-    base * 9 / 10 - ms(5)..base * 11 / 10 + LATE
+    (base * 9 / 10).saturating_sub(ms(5))..base * 11 / 10 + LATE
 }
 
 /// Waits for arrival number `number`, from 0.

@@ -181,7 +181,12 @@ async fn attempt(
                 sent += count;
                 connected.get_or_insert_with(Instant::now);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A refusal that comes within connect(2), as from a firewall on this machine, is a soft error: the socket is
+            // ready for ever and takes nothing until the SYN is sent again, and only SO_ERROR says so.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match stream.take_error() {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => return Err(sorted(error)),
+            },
             Err(error) => return Err(sorted(error)),
         }
     }
