@@ -13,8 +13,15 @@ name = "https"
 bind = ["127.0.0.1:443"]
 transparent = true
 pool = "shop"
-rate-per-source = "50/s"
-{POOL}"#,
+[pool.shop]
+backends = ["shop.example.com:443"]
+[pool.shop.hash]
+key = ["sni"]
+[pool.shop.health]
+check = "exec"
+[[pool.shop.backend]]
+address = "srv:_https._tcp.shop.example.com"
+"#,
         r#"
 error[E015]: `transparent` in listener `https` is not built yet
  --> a.toml:7:1
@@ -24,13 +31,37 @@ error[E015]: `transparent` in listener `https` is not built yet
   |
   = help: this version refuses the key instead of ignoring it
 
-error[E015]: `rate-per-source` in listener `https` is not built yet
- --> a.toml:9:1
-  |
-9 | rate-per-source = "50/s"
-  | ^^^^^^^^^^^^^^^
-  |
-  = help: this version refuses the key instead of ignoring it
+error[E015]: host name `shop.example.com:443` in `backends` is not built yet
+  --> a.toml:10:13
+   |
+10 | backends = ["shop.example.com:443"]
+   |             ^^^^^^^^^^^^^^^^^^^^^^
+   |
+   = help: this version takes addresses only
+
+error[E015]: `hash` in [pool.shop] is not built yet
+  --> a.toml:11:12
+   |
+11 | [pool.shop.hash]
+   |            ^^^^
+   |
+   = help: this version refuses the key instead of ignoring it
+
+error[E015]: `check = "exec"` is not built yet
+  --> a.toml:14:9
+   |
+14 | check = "exec"
+   |         ^^^^^^
+   |
+   = help: this version has `off`, `tcp`, `tls-hello`, `tls`, `http`, `https`
+
+error[E015]: host name `srv:_https._tcp.shop.example.com` in `address` is not built yet
+  --> a.toml:16:11
+   |
+16 | address = "srv:_https._tcp.shop.example.com"
+   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+   |
+   = help: this version takes addresses only
 "#,
     );
 }
