@@ -15,7 +15,7 @@ const TRIALS: u64 = 50;
 
 fn seed() -> u64 {
     let seed = std::env::var("SLUICE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_124);
-    println!("SLUICE_TEST_SEED={seed}");
+    eprintln!("SLUICE_TEST_SEED={seed}");
     seed
 }
 
@@ -71,7 +71,7 @@ fn disruption(members: usize, size: usize, cells: &[(usize, f64)]) {
     }
     let means: Vec<f64> = sums.iter().map(|sum| sum / TRIALS as f64).collect();
     for (mean, (removed, want)) in means.iter().zip(cells) {
-        println!("{members} members, {size} slots, {removed} removed: {mean:.3} %, want {want} %");
+        eprintln!("{members} members, {size} slots, {removed} removed: {mean:.3} %, want {want} %");
     }
     for (mean, (removed, want)) in means.iter().zip(cells) {
         assert!((mean / want - 1.0).abs() < 0.06, "{removed} removed: {mean:.3} %, want {want} %");
@@ -169,7 +169,7 @@ fn a_change_of_one_weight_moves_little_more_than_it_must() {
     }
     for (sum, (weight, want)) in sums.iter().zip(cells) {
         let mean = sum / TRIALS as f64;
-        println!("one of ten from 100 to {weight}: {mean:.3} %, want {want} %");
+        eprintln!("one of ten from 100 to {weight}: {mean:.3} %, want {want} %");
         assert!((mean / want - 1.0).abs() < 0.1, "to {weight}: {mean:.3} %, want {want} %");
     }
 }
@@ -198,7 +198,7 @@ fn ring_errors(points: u32, keys: u64, error: f64, interval: (f64, f64)) {
     let variance = shares.iter().map(|share| (share - 1.0).powi(2)).sum::<f64>() / shares.len() as f64;
     let at = |part: f64| shares[(part * shares.len() as f64) as usize];
     let (found, low, high) = (variance.sqrt(), at(0.005), at(0.995));
-    println!("{points} points: error {found:.4}, want {error}; 99 % ({low:.3}, {high:.3}), want {interval:?}");
+    eprintln!("{points} points: error {found:.4}, want {error}; 99 % ({low:.3}, {high:.3}), want {interval:?}");
     assert!((found / error - 1.0).abs() < 0.05, "error {found}, want {error}");
     assert!(
         (low - interval.0).abs() < 0.02 && (high / interval.1 - 1.0).abs() < 0.05,
@@ -294,7 +294,7 @@ fn bounded(table: Table, factor: f64, most: RangeInclusive<u32>, moves: RangeInc
         must += before.iter().filter(|owner| **owner == gone).count() as u32;
     }
     let ratio = f64::from(moved) / f64::from(must);
-    println!("{table:?}, factor {factor}: most from {low} to {high}, {ratio:.3} moves for each that must");
+    eprintln!("{table:?}, factor {factor}: most from {low} to {high}, {ratio:.3} moves for each that must");
     assert!(most.contains(&low) && most.contains(&high), "most from {low} to {high}");
     let bound = (factor * 100.0).round() as u32;
     assert!(factor > 1.25 || high == bound, "{high} is not the bound {bound}");

@@ -6,12 +6,16 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 
 use serde_json::{Value, json};
+use sluice::decide::health::agent::{AgentHealth, AgentWords, Operation};
 use support::checked::Checked;
+use support::servers::configured::Configured;
 use support::servers::free_port;
-use support::{Backend, DEADLINE, Daemon, eventually, own_loopback};
+use support::{Backend, DEADLINE, Daemon, TempDir, eventually, own_loopback};
 
 /// An agent that says what it was last told to say, and closes.
 struct Agent {
@@ -64,6 +68,7 @@ fn row(daemon: &Daemon) -> Value {
 }
 
 /// Waits until the agent was asked `count` times more; it has been heard that often, but for one.
+#[track_caller]
 fn asked_again(agent: &Agent, count: u32) {
     let before = agent.backend.accepted();
     eventually("the agent is asked again", || (agent.backend.accepted() >= before + count).then_some(()));
@@ -127,6 +132,20 @@ fn unknown_words_are_ignored_and_warned_of_once() {
 }
 
 #[test]
+fn an_agent_gets_no_proxy_header_even_if_its_backend_does() {
+    let address = own_loopback();
+    let (heard, said) = mpsc::channel();
+    let _agent = Backend::start((address, 1002), move |mut stream| {
+        let _ = stream.write_all(b"up\n");
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = heard.send(bytes);
+    });
+    let _daemon = Daemon::start_on(address, CONFIG, "", |command| command);
+    assert_eq!(said.recv_timeout(DEADLINE).expect("a check"), b"", "the pool has send-proxy");
+}
+
+#[test]
 fn words_are_shown_as_data() {
     let agent = Agent::start(free_port(own_loopback()), "75% maxconn:30 drain down#over there\n");
     let (heard, said) = mpsc::channel();
@@ -162,4 +181,106 @@ fn words_are_shown_as_data() {
     checked.expect(2, "unknown", "timeout", "agent to ");
     checked.expect(3, "unknown", "too_long", "over 16384 bytes");
     checked.expect(4, "unknown", "refused", "connect to ");
+}
+
+/// What a server has come to: down, drained or in maintenance, weight, connections at most.
+#[derive(Debug, PartialEq, Eq)]
+struct Server {
+    status: &'static str,
+    weight: u32,
+    most: u32,
+}
+
+/// What HAProxy has made of its server `s`, by its runtime API.
+fn haproxys(socket: &Path) -> Option<Server> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(b"show stat\n").ok()?;
+    let mut table = String::new();
+    stream.read_to_string(&mut table).ok()?;
+    let names: Vec<&str> = table.lines().next()?.split(',').collect();
+    let row: Vec<&str> = table.lines().find(|row| row.split(',').nth(1) == Some("s"))?.split(',').collect();
+    let field = |name: &str| row[names.iter().position(|column| *column == name).expect("a column")];
+    let status = ["DOWN", "DRAIN", "MAINT"].into_iter().find(|word| field("status").starts_with(word));
+    Some(Server {
+        status: status.unwrap_or("UP"),
+        weight: field("weight").parse().ok()?,
+        most: field("slim").parse().unwrap_or(0),
+    })
+}
+
+/// What these words make of a server that was up, with a weight of 100 and 50 connections.
+fn ours(words: &AgentWords) -> Server {
+    let is_down = words.health.is_some_and(|health| health != AgentHealth::Up);
+    let status = match words.operation {
+        Some(Operation::Maintenance) => "MAINT",
+        _ if is_down => "DOWN",
+        Some(Operation::Drain) => "DRAIN",
+        Some(Operation::Ready) | None => "UP",
+    };
+    // 256 is the largest weight that HAProxy has.
+    Server { status, weight: words.weight.unwrap_or(100).min(256), most: words.max_connections.unwrap_or(50) }
+}
+
+#[test]
+fn haproxy_reads_the_same_words_alike() {
+    let (address, dir) = (own_loopback(), TempDir::new());
+    let agent = Agent::start((address, 1002).into(), "up\n");
+    let socket = dir.path().join("socket");
+    let sections = format!(
+        "global
+            stats socket {}
+        listen l
+            bind {address}:1000
+            mode tcp
+            server s {address}:1001 weight 100 maxconn 50 agent-check agent-addr {address} agent-port 1002 agent-inter 20ms rise 1 fall 1",
+        socket.display()
+    );
+    let _haproxy = Configured::haproxy(&sections, &[(address, 1000).into()]);
+    for line in [
+        "up",
+        "down",
+        "down #disk full",
+        "fail",
+        "stopped",
+        "ready",
+        "drain",
+        "maint",
+        "UP READY",
+        "Down",
+        "75%",
+        "0%",
+        "300%",
+        "maxconn:30",
+        "maxconn:0",
+        "up ready 50% maxconn:7",
+        "up,ready,50%,maxconn:7",
+        "\tup \t down,,",
+        "up down 10% 20%",
+        "down up",
+        "ready drain",
+        "drain ready",
+        "ready\r\ndrain",
+        "maxconn:3 maxconn:4",
+        "up #down 10%",
+        "up bogus 30%",
+        "upp",
+        "stop",
+        "7.5%",
+        "75",
+        "20%%",
+        "40%x",
+        "%",
+        "maxconn:x",
+        "maxconn:",
+        "bogus",
+        "",
+    ] {
+        agent.say("up ready 100% maxconn:50\n");
+        let before = Server { status: "UP", weight: 100, most: 50 };
+        eventually("HAProxy is where it was", || haproxys(&socket).filter(|server| *server == before));
+        agent.say(&format!("{line}\n"));
+        asked_again(&agent, 3);
+        let words = AgentWords::parse(line.as_bytes());
+        assert_eq!(haproxys(&socket), Some(ours(&words)), "HAProxy and we of {line:?}, which is {words:?}");
+    }
 }

@@ -42,7 +42,7 @@ fn a_thousand_checks_are_no_reason_to_lock_us_out() {
         assert_eq!(server.status("Aborted_connects"), before, "after {CHECKS} checks");
         assert_eq!(server.status("Aborted_clients"), 0);
         assert_eq!(server.ask(COUNTED), "0\t0");
-        println!("{CHECKS} checks: Aborted_connects {before} before and after, no errors in host_cache");
+        eprintln!("{CHECKS} checks: Aborted_connects {before} before and after, no errors in host_cache");
 
         // A user that needs a password: alive, and no reason to lock anybody out either.
         for _ in 0..10 {

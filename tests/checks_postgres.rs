@@ -41,7 +41,9 @@ fn a_server_is_judged_by_what_it_says_to_a_start_up_packet() {
     let authority = Authority::new("authority");
     server.use_certificate(&authority.issue("db.test", 100));
     server.ask_password_of("locked");
-    eventually("the server has taken its new settings", || server.said().contains("reloading").then_some(()));
+    eventually("the server has taken both settings", || {
+        (server.said().matches("reloading").count() == 2).then_some(())
+    });
     let trusted = format!("ca = \"{}\"\nsni = \"db.test\"\n", authority.path().display());
     let in_tls = |keys: &str| postgres(&format!("tls = \"require\"\ndatabase = \"postgres\"\n{keys}"));
     let checks = [

@@ -14,6 +14,8 @@ mod keys;
 mod names;
 #[path = "configuration/pools.rs"]
 mod pools;
+#[path = "configuration/protocols.rs"]
+mod protocols;
 #[path = "configuration/quantities.rs"]
 mod quantities;
 #[path = "configuration/routes.rs"]
@@ -85,6 +87,7 @@ fn every_code_has_a_case() {
         include_str!("configuration/keys.rs"),
         include_str!("configuration/names.rs"),
         include_str!("configuration/pools.rs"),
+        include_str!("configuration/protocols.rs"),
         include_str!("configuration/quantities.rs"),
         include_str!("configuration/routes.rs"),
         include_str!("configuration/sources.rs"),

@@ -69,6 +69,7 @@ fn files() -> &'static Path {
             ("backends-ca.pem", made.cert.pem()),
             ("client.pem", made.cert.pem()),
             ("client.key", made.signing_key.serialize_pem()),
+            ("redis.password", "secret\n".to_owned()),
         ] {
             fs::write(dir.path().join(name), text).unwrap();
         }
@@ -95,8 +96,8 @@ fn written_keys() -> Vec<(String, &'static str, &'static str)> {
         if line.starts_with('[') {
             let (table, _) = line.split_once(" #").unwrap_or((line, ""));
             table.trim_end().clone_into(&mut heading);
-            for pool in ["pool.shop", "pool.postgres", "pool.ssh", "pool.mail"] {
-                heading = heading.replace(pool, "pool.NAME");
+            for pool in ["shop", "postgres", "ssh", "mail", "smtp", "cache", "files", "old"] {
+                heading = heading.replace(&format!("pool.{pool}"), "pool.NAME");
             }
         } else if let Some(key) = key_of(line.strip_prefix("# ").unwrap_or(line)) {
             found.push((heading.clone(), key, line));
@@ -168,7 +169,7 @@ const CONTRACT: &[(&str, &str)] = &[
     (
         "[pool.NAME.health]",
         "check interval fast-interval down-interval timeout rise fall address port sni alpn ca verify certificate key \
-         path host status text",
+         path host status text user database tls password-file name steps send command",
     ),
     ("[pool.NAME.passive]", "failures eject max-ejected"),
 ];

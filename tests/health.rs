@@ -101,7 +101,7 @@ fn least_connections_prefers_the_idle_one() {
 fn consistent_hash_keeps_a_source_and_moves_only_those_of_a_dead_backend() {
     let address = own_loopback();
     let mut backends = three(address);
-    let pool = format!("balance = \"consistent-hash\"\n{THREE}");
+    let pool = format!("balance = \"consistent-hash\"\nhash.bounded-load = \"off\"\n{THREE}");
     let daemon = Daemon::start_on(address, &config(&pool), "", |command| command);
     let sources: Vec<Ipv4Addr> = (1..=60).map(|last| Ipv4Addr::new(127, 200, 7, last)).collect();
     let ask = || sources.iter().map(|source| answer_for(daemon.at(443), *source)).collect::<Vec<_>>();

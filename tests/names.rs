@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::named::{POOL, answers, global, hello, members, name, start, start_alone, wait_for_members};
+use support::named::{POOL, answers, hello, members, name, start, start_alone, wait_for_members};
 use support::servers::knot::Knot;
 use support::{Backend, Daemon, eventually, exchange, own_loopback};
 

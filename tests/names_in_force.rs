@@ -127,7 +127,7 @@ fn names_that_change_together_are_one_change() {
         let list = daemon.json("/v1/backends");
         list.as_array()?.iter().all(|row| row["backend"] == *moved).then_some(())
     });
-    let changes = || daemon.log().matches("\"names changed\"").count();
+    let changes = || daemon.log().matches("\"pools renewed\"").count();
     let changes = eventually("the change is in the log", || Some(changes()).filter(|count| *count > 0));
     assert!(changes <= 6, "{changes} changes for 60 names");
 }

@@ -57,6 +57,7 @@ pool = "a"
 backends = ["{ip}:1001"]
 [pool.hash]
 balance = "consistent-hash"
+hash.bounded-load = "off"
 backends = ["{ip}:2001", "{ip}:2002", "{ip}:2003"]
 "#;
 

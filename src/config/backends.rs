@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::keys::BACKEND;
 use super::section::{At, Section};
-use super::{Backend, Code, Place, Problems};
+use super::{Code, Place, Problems};
 use crate::decide::names::{Target, TargetError};
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
@@ -55,6 +55,21 @@ impl Address {
             Self::Name(target) => Some(target),
         }
     }
+}
+
+/// `[[pool.NAME.backend]]`, or an entry of `backends`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Name, unique in its pool.
+    pub name: Arc<str>,
+    /// Where it listens, or the name that says where.
+    pub address: Address,
+    /// Share of new connections; 0 takes none.
+    pub weight: u32,
+    /// Used only when no other backend can take the connection.
+    pub backup: bool,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
 }
 
 /// Reads both forms, the short one first.

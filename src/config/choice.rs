@@ -14,6 +14,8 @@ pub struct Hash {
     pub key: Vec<KeyPart>,
     /// How an owner is found.
     pub how: Hashing,
+    /// Whether the bound is written.
+    pub says_bound: bool,
 }
 
 /// Reads `[pool.NAME.hash]`, which is in force without being written.
@@ -40,7 +42,7 @@ pub fn read_hash(pool: &Section<'_>, problems: &mut Problems) -> Hash {
     };
     let bounded_load =
         section.factor("bounded-load", problems).and_then(|factor| factor.value).and_then(LoadFactor::new);
-    Hash { key, how: Hashing { table, bounded_load } }
+    Hash { key, how: Hashing { table, bounded_load }, says_bound: section.has("bounded-load") }
 }
 
 /// Reads `[pool.NAME.passive]`, which is in force without being written.
@@ -61,5 +63,5 @@ pub fn read_passive(pool: &Section<'_>, problems: &mut Problems) -> (Patience, f
             problems.add(Code::NoEffect, section.key_place(key), message);
         }
     }
-    (Patience { failures, eject }, max_ejected)
+    (Patience { failures, eject_ms: eject.as_millis() as u64 }, max_ejected)
 }

@@ -242,7 +242,7 @@ fn hash(pool: &Pool, how: Hashing) -> Table {
 fn passive(pool: &Pool) -> Table {
     let mut table = Table::new();
     set(&mut table, "failures", i64::from(pool.patience.failures));
-    set(&mut table, "eject", format_duration(pool.patience.eject));
+    set(&mut table, "eject", format_duration(Duration::from_millis(pool.patience.eject_ms)));
     set(&mut table, "max-ejected", pool.max_ejected);
     table
 }

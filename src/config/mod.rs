@@ -23,13 +23,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::balance::{KeyPart, Method};
-use crate::decide::health::Patience;
-use crate::decide::hello::proxy::Version;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
-pub use backends::{Address, DEFAULT_WEIGHT};
+pub use backends::{Address, Backend, DEFAULT_WEIGHT};
 pub use check::check;
 pub use dump::dump;
 pub use health::{
@@ -37,6 +34,7 @@ pub use health::{
     Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
 };
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
+pub use pool::{FastOpen, OnDown, Pool};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
 pub use source::{Place, SourceError, Sources};
@@ -318,88 +316,4 @@ pub enum RouteTarget {
     Pool(PoolId),
     /// Nowhere; the client is told like this.
     Reject(Reject),
-}
-
-/// `[pool.NAME]`.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    /// Name, unique.
-    pub name: Arc<str>,
-    /// How backends are chosen.
-    pub method: Method,
-    /// What consistent-hash hashes, in this order.
-    pub hash_key: Vec<KeyPart>,
-    /// Backends, short form first.
-    pub backends: Vec<Backend>,
-    /// Time for one connection attempt.
-    pub connect_timeout: Duration,
-    /// Different backends that are tried for one client.
-    pub connect_tries: u8,
-    /// PROXY header for the backends.
-    pub send_proxy: Option<Version>,
-    /// Addresses to connect from; empty: the kernel's choice.
-    pub source_addresses: Vec<std::net::IpAddr>,
-    /// Which way bytes take.
-    pub relay: RelayPath,
-    /// Whether the first bytes go in the SYN.
-    pub fast_open: FastOpen,
-    /// Ready connections of each worker to each backend.
-    pub preconnect: u16,
-    /// When a ready connection is renewed.
-    pub preconnect_idle: Duration,
-    /// Unacknowledged data ends a session after this time; `None`: when the kernel gives up.
-    pub user_timeout: Option<Duration>,
-    /// First keepalive probe.
-    pub keepalive: Option<Duration>,
-    /// Until a backend that came back has all of its weight; `None`: at once.
-    pub slow_start: Option<Duration>,
-    /// Below this share of healthy weight health is ignored; 0: never.
-    pub panic_threshold: f64,
-    /// How long a session waits for a place; `None`: not at all.
-    pub queue_timeout: Option<Duration>,
-    /// Connections at once.
-    pub max_connections: Option<u32>,
-    /// Silence after a hello that counts as a failure; `None`: none does.
-    pub first_byte_timeout: Option<Duration>,
-    /// What happens to the sessions of a backend that goes down.
-    pub on_down: OnDown,
-    /// When live traffic ejects a backend.
-    pub patience: Patience,
-    /// Share of the backends that may be ejected at once.
-    pub max_ejected: f64,
-    /// The check; `None`: live traffic alone decides.
-    pub health: Option<HealthCheck>,
-}
-
-/// Whether a backend gets a client's first bytes in the SYN (RFC 7413).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FastOpen {
-    /// Once the connection is established.
-    Off,
-    /// In the SYN, where there is a cookie.
-    On,
-}
-
-/// What happens to the sessions of a backend that goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnDown {
-    /// They run on.
-    Keep,
-    /// They are reset.
-    Close,
-}
-
-/// `[[pool.NAME.backend]]`, or an entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// Name, unique in its pool.
-    pub name: Arc<str>,
-    /// Where it listens, or the name that says where.
-    pub address: Address,
-    /// Share of new connections; 0 takes none.
-    pub weight: u32,
-    /// Used only when no other backend can take the connection.
-    pub backup: bool,
-    /// Connections at once.
-    pub max_connections: Option<u32>,
 }

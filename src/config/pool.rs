@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -11,9 +12,79 @@ use super::health::read_health;
 use super::keys::POOL;
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
-use super::{Backend, Code, FastOpen, OnDown, Place, Pool, Problems, RelayPath};
-use crate::decide::balance::{Balancer, Hashing, Member, Method};
+use super::{Backend, Code, HealthCheck, Place, Problems, RelayPath};
+use crate::decide::balance::{Balancer, Hashing, KeyPart, Member, Method};
+use crate::decide::health::Patience;
 use crate::decide::hello::proxy::Version;
+
+/// `[pool.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Name, unique.
+    pub name: Arc<str>,
+    /// How backends are chosen.
+    pub method: Method,
+    /// What consistent-hash hashes, in this order.
+    pub hash_key: Vec<KeyPart>,
+    /// Backends, short form first.
+    pub backends: Vec<Backend>,
+    /// Time for one connection attempt.
+    pub connect_timeout: Duration,
+    /// Different backends that are tried for one client.
+    pub connect_tries: u8,
+    /// PROXY header for the backends.
+    pub send_proxy: Option<Version>,
+    /// Addresses to connect from; empty: the kernel's choice.
+    pub source_addresses: Vec<std::net::IpAddr>,
+    /// Which way bytes take.
+    pub relay: RelayPath,
+    /// Whether the first bytes go in the SYN.
+    pub fast_open: FastOpen,
+    /// Ready connections of each worker to each backend.
+    pub preconnect: u16,
+    /// When a ready connection is renewed.
+    pub preconnect_idle: Duration,
+    /// Unacknowledged data ends a session after this time; `None`: when the kernel gives up.
+    pub user_timeout: Option<Duration>,
+    /// First keepalive probe.
+    pub keepalive: Option<Duration>,
+    /// Until a backend that came back has all of its weight; `None`: at once.
+    pub slow_start: Option<Duration>,
+    /// Below this share of healthy weight health is ignored; 0: never.
+    pub panic_threshold: f64,
+    /// How long a session waits for a place; `None`: not at all.
+    pub queue_timeout: Option<Duration>,
+    /// Connections at once.
+    pub max_connections: Option<u32>,
+    /// Silence after a hello that counts as a failure; `None`: none does.
+    pub first_byte_timeout: Option<Duration>,
+    /// What happens to the sessions of a backend that goes down.
+    pub on_down: OnDown,
+    /// When live traffic ejects a backend.
+    pub patience: Patience,
+    /// Share of the backends that may be ejected at once.
+    pub max_ejected: f64,
+    /// The check; `None`: live traffic alone decides.
+    pub health: Option<HealthCheck>,
+}
+
+/// Whether a backend gets a client's first bytes in the SYN (RFC 7413).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastOpen {
+    /// Once the connection is established.
+    Off,
+    /// In the SYN, where there is a cookie.
+    On,
+}
+
+/// What happens to the sessions of a backend that goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They run on.
+    Keep,
+    /// They are reset.
+    Close,
+}
 
 /// Reads one pool. A pool with problems is returned all the same, so that references to it are not reported too.
 /// `default_method` is for a pool that names none.
@@ -40,8 +111,10 @@ pub fn read_pool(
     let method = match method {
         // Without a word about it loads of a pool for PostgreSQL are not bounded: encrypted cancel requests must find
         // the server of the session.
-        Method::ConsistentHash(_) if section.has("balance") || section.has("hash") => Method::ConsistentHash(hash.how),
-        Method::ConsistentHash(unbounded) => Method::ConsistentHash(unbounded),
+        Method::ConsistentHash(_) if matches!(default_method, Method::ConsistentHash(_)) && !hash.says_bound => {
+            Method::ConsistentHash(Hashing { bounded_load: None, ..hash.how })
+        }
+        Method::ConsistentHash(_) => Method::ConsistentHash(hash.how),
         other if section.has("hash") => {
             let message = format!("`hash` of {title} has no effect: balance is {}", other.name());
             problems.add(Code::NoEffect, section.key_place("hash"), message);

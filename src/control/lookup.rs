@@ -7,16 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::lookup_runtime::Here;
 use crate::decide::names::{HostReply, Reply, Service};
 
 /// Questions at once, over all names. Chosen: a thousand names are asked for within a second by any resolver nearby.
@@ -35,7 +35,7 @@ type Stamps = [Option<SystemTime>; 2];
 pub struct Lookups {
     servers: Vec<SocketAddr>,
     /// The resolver and the files that it was made from.
-    current: RefCell<Option<(Stamps, Rc<TokioResolver>)>>,
+    current: RefCell<Option<(Stamps, Rc<Resolver<Here>>)>>,
     permits: Semaphore,
 }
 
@@ -97,7 +97,7 @@ impl Lookups {
     }
 
     /// The resolver; made anew when the system's files have changed, as the C library does.
-    fn resolver(&self) -> Result<Rc<TokioResolver>, NetError> {
+    fn resolver(&self) -> Result<Rc<Resolver<Here>>, NetError> {
         let changed = |path: &str| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
         let stamps = if self.servers.is_empty() { SYSTEM_FILES.map(changed) } else { [None; 2] };
         let mut current = self.current.borrow_mut();
@@ -110,9 +110,9 @@ impl Lookups {
     }
 }
 
-fn make(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+fn make(servers: &[SocketAddr]) -> Result<Resolver<Here>, NetError> {
     let mut builder = if servers.is_empty() {
-        Resolver::builder_tokio()?
+        Resolver::builder(Here)?
     } else {
         let servers = servers.iter().map(|server| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -122,7 +122,7 @@ fn make(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
             NameServerConfig::new(server.ip(), true, connections.into())
         });
         let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = Resolver::builder_with_config(config, Here);
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         builder.options_mut().timeout = SERVER_LIMIT;
         builder

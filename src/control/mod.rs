@@ -10,6 +10,7 @@ mod keeper;
 mod lifecycle;
 mod log_writer;
 mod lookup;
+mod lookup_runtime;
 mod metrics;
 mod names;
 mod probe_now;

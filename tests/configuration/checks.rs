@@ -230,7 +230,7 @@ warning[W004]: `sni` of [pool.shop.health] has no effect: check is "tcp"
 11 | sni = "shop.example.com"
    | ^^^
    |
-   = help: it is a key of `tls-hello`, `tls`, `https`
+   = help: it is a key of `tls-hello`, `tls`, `https`, `postgres`, `redis`, `smtp`, `ldap`, `expect`
 
 warning[W004]: `ca` of [pool.other.health] has no effect: verify is "none"
   --> a.toml:21:1

@@ -12,15 +12,12 @@ target = "journal"
 name = "https"
 bind = ["127.0.0.1:443"]
 transparent = true
+rate-per-source = "50/s"
 pool = "shop"
 [pool.shop]
-backends = ["shop.example.com:443"]
-[pool.shop.hash]
-key = ["sni"]
+backends = ["10.0.0.11:443"]
 [pool.shop.health]
-check = "exec"
-[[pool.shop.backend]]
-address = "srv:_https._tcp.shop.example.com"
+check = "tcp"
 "#,
         r#"
 error[E015]: `transparent` in listener `https` is not built yet
@@ -31,37 +28,13 @@ error[E015]: `transparent` in listener `https` is not built yet
   |
   = help: this version refuses the key instead of ignoring it
 
-error[E015]: host name `shop.example.com:443` in `backends` is not built yet
-  --> a.toml:10:13
-   |
-10 | backends = ["shop.example.com:443"]
-   |             ^^^^^^^^^^^^^^^^^^^^^^
-   |
-   = help: this version takes addresses only
-
-error[E015]: `hash` in [pool.shop] is not built yet
-  --> a.toml:11:12
-   |
-11 | [pool.shop.hash]
-   |            ^^^^
-   |
-   = help: this version refuses the key instead of ignoring it
-
-error[E015]: `check = "exec"` is not built yet
-  --> a.toml:14:9
-   |
-14 | check = "exec"
-   |         ^^^^^^
-   |
-   = help: this version has `off`, `tcp`, `tls-hello`, `tls`, `http`, `https`
-
-error[E015]: host name `srv:_https._tcp.shop.example.com` in `address` is not built yet
-  --> a.toml:16:11
-   |
-16 | address = "srv:_https._tcp.shop.example.com"
-   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-   |
-   = help: this version takes addresses only
+error[E015]: `rate-per-source` in listener `https` is not built yet
+ --> a.toml:8:1
+  |
+8 | rate-per-source = "50/s"
+  | ^^^^^^^^^^^^^^^
+  |
+  = help: this version refuses the key instead of ignoring it
 "#,
     );
 }

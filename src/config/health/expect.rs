@@ -71,11 +71,12 @@ impl Expect {
             problems.add(Code::BadCheck, section.key_place("steps"), message);
         }
         let title = format!("steps of {}", section.title);
-        let steps: Option<Vec<Step>> = tables
+        // All are read before the first that is wrong ends it.
+        let steps: Vec<Option<Step>> = tables
             .into_iter()
             .map(|table| read_step(&Section::open(&STEP, &title, &table.place, table.value, problems), problems))
             .collect();
-        Some(Self { steps: steps?, encryption: encryption? })
+        Some(Self { steps: steps.into_iter().collect::<Option<_>>()?, encryption: encryption? })
     }
 
     pub(super) fn dump(&self, table: &mut toml::Table) {
@@ -86,7 +87,7 @@ impl Expect {
             };
             let (key, value) = match str::from_utf8(bytes) {
                 Ok(text) => (key.to_owned(), text.to_owned()),
-                Err(_) => (format!("{key}-hex"), bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+                Err(_) => (format!("{key}-hex"), to_hex(bytes)),
             };
             toml::Table::from_iter([(key, value.into())]).into()
         });
@@ -97,6 +98,9 @@ impl Expect {
 
 fn read_step(section: &Section<'_>, problems: &mut Problems) -> Option<Step> {
     let written: Vec<&str> = STEP.keys.iter().map(|key| key.name).filter(|key| section.has(key)).collect();
+    if written.is_empty() && STEP.keys.iter().any(|key| section.probably_has(key.name)) {
+        return None;
+    }
     let &[key] = written.as_slice() else {
         let message = format!("a step has one of its keys, not {}", written.len());
         problems.add(Code::BadCheck, section.place.clone(), message).hint("send, send-hex, expect or expect-hex");
@@ -137,6 +141,11 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+fn to_hex(bytes: &[u8]) -> String {
+    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +164,6 @@ mod tests {
         check("0g", None);
         check("+1", None);
         check("\u{e9}", None);
+        assert_eq!(to_hex(b"\x00\xff\xa5"), "00 ff a5");
     }
 }

@@ -18,7 +18,12 @@ pub(super) const TABLE: KindTable = KindTable {
 
 const KEYS: &[Key] = &[
     built("path", Kind::Text, "\"/\"", "Path, with query, of the GET request."),
-    built("host", Kind::Text, "", "Host of the request. Without it: sni, or the address with its port."),
+    built(
+        "host",
+        Kind::Text,
+        "",
+        "Host of the request. Without it: the server name of https, or the address with its port.",
+    ),
     built(
         "status",
         Kind::Texts,

@@ -19,7 +19,8 @@ const DAY: i64 = 86_400;
 pub fn facts(certificate: &CertificateDer<'_>) -> Option<CertificateFacts> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(CertificateFacts {
-        not_after: Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?,
+        // "No well-defined expiration" is the last second of the year 9999 (RFC 5280 4.1.2.5), a day later than time goes here.
+        not_after: Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
         subject: harmless(&parsed.subject().to_string()),
         issuer: harmless(&parsed.issuer().to_string()),
     })
@@ -102,6 +103,34 @@ mod tests {
 
     fn at(days: i64) -> Timestamp {
         Timestamp::from_second(days * DAY).expect("within range")
+    }
+
+    #[test]
+    fn certificates_of_hostile_peers_are_told_of_harmlessly() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("a\x1b[2J\n\u{202e}{}", "b".repeat(5000)));
+        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+        let made = params.self_signed(&key).expect("a certificate");
+        let facts = facts(made.der()).expect("facts");
+        assert_eq!(facts.not_after, Timestamp::MAX);
+        let shown = words(&facts, at(20_000));
+        assert!(shown.starts_with(r"certificate CN=a\u{1b}[2J\n\u{202e}bbb"), "{shown}");
+        assert!(shown.len() < 600 && shown.chars().all(|c| c.is_ascii() && !c.is_ascii_control()), "{shown}");
+        for cut in 0..made.der().len() {
+            assert_eq!(super::facts(&made.der()[..cut].to_vec().into()), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn days_are_counted_as_people_count_them() {
+        for (left, expected) in
+            [(0, "expires in 0 days"), (1, "expires in 1 day"), (2, "expires in 2 days"), (-1, "expired on 1970")]
+        {
+            let facts = CertificateFacts { not_after: at(100 + left), subject: "CN=a".into(), issuer: "CN=b".into() };
+            let shown = words(&facts, at(100));
+            assert!(shown.contains(&format!("certificate CN=a of issuer CN=b {expected}")), "{shown}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ const COUNT: usize = 20_000;
 /// Calls `check` with changed and cut forms of `answer`, the same for the same seed.
 pub fn each(answer: &[u8], mut check: impl FnMut(&[u8])) {
     let seed = std::env::var("SLUICE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_c4ec);
-    println!("SLUICE_TEST_SEED={seed}");
+    eprintln!("SLUICE_TEST_SEED={seed}");
     let mut dice = seed;
     let mut roll = |below: usize| {
         dice = next_random(dice);

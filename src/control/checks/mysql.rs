@@ -48,7 +48,7 @@ impl Dialogue {
             let reply = receive(talk, &mut stream).await?;
             let proof: &[u8] = match Packet::reply(&reply.payload) {
                 // Methods that hash with SHA-256 want an empty password with its end, the others want nothing.
-                Packet::Switch(method) if method.contains("sha2") || method.contains("sha256") => &[0],
+                Packet::Switch(method) if method.contains("sha2") => &[0],
                 Packet::Switch(_) => &[],
                 // Whatever it asks for, there is no password: it is told so, and refuses.
                 Packet::More => &[0],
@@ -167,7 +167,7 @@ struct Received {
 
 async fn receive(talk: &mut Talk<'_>, stream: &mut TcpStream) -> Result<Received, Failed> {
     let mut bytes = Vec::new();
-    talk.receive(stream, &mut bytes, |bytes| is_whole(bytes)).await?;
+    talk.receive(stream, &mut bytes, is_whole).await?;
     let number = bytes.get(HEAD - 1).copied().unwrap_or_default();
     // A server waits for us after each of its packets, so nothing follows.
     Ok(Received { number, payload: bytes.split_off(HEAD.min(bytes.len())) })

@@ -85,7 +85,7 @@ fn refusal(talk: &Talk<'_>, packet: &[u8]) -> Result<Passed, Failed> {
         SslAnswer::Error(text) => text,
         _ => excerpt(packet),
     };
-    match sql_state(packet).map(|state| Meaning::of(&state)) {
+    match sql_state(packet).map(Meaning::of) {
         Some(Meaning::Alive) => Ok(Passed::new("refused_user", format!("{address} is up and refuses us: {words}"))),
         Some(Meaning::Full) => Err(Failed::new("full", format!("{address} has no free connections: {words}"))),
         Some(Meaning::NotNow) => Err(Failed::new("not_now", format!("{address} takes no connections: {words}"))),
@@ -108,11 +108,11 @@ enum Meaning {
 }
 
 impl Meaning {
-    fn of(state: &[u8; 5]) -> Self {
+    fn of(state: [u8; 5]) -> Self {
         match state {
-            [b'2', b'8', ..] | b"3D000" => Self::Alive,
-            b"53300" => Self::Full,
-            b"57P03" => Self::NotNow,
+            [b'2', b'8', ..] | [b'3', b'D', b'0', b'0', b'0'] => Self::Alive,
+            _ if state == *b"53300" => Self::Full,
+            _ if state == *b"57P03" => Self::NotNow,
             _ => Self::Broken,
         }
     }
@@ -208,7 +208,7 @@ mod tests {
             (b"08P01", Meaning::Broken),
             (b"XX000", Meaning::Broken),
         ] {
-            assert_eq!(Meaning::of(state), want, "{}", state.escape_ascii());
+            assert_eq!(Meaning::of(*state), want, "{}", state.escape_ascii());
         }
     }
 

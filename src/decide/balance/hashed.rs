@@ -159,7 +159,8 @@ pub(super) fn digest<'a, M: ExactSizeIterator<Item = (&'a str, u32)>>(
             sum.update(weight.to_le_bytes());
         }
     }
-    sum.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    let first = sum.finalize().iter().take(8).fold(0_u64, |digits, byte| digits << 8 | u64::from(*byte));
+    format!("{first:016x}").into()
 }
 
 /// A hash of a name under a seed and a number.

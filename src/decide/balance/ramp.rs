@@ -30,6 +30,15 @@ impl Ramp {
         self.0 as u64
     }
 
+    /// `cost` for the whole weight, at this share of it.
+    pub(super) fn divide(self, cost: u64) -> u64 {
+        if self == Self::FULL {
+            return cost;
+        }
+        let divided = u128::from(cost) * u128::from(WHOLE) / u128::from(self.0);
+        u64::try_from(divided).unwrap_or(u64::MAX)
+    }
+
     /// Whether a member with this share takes its turn number `turn`: of any thousand turns it takes as many as it
     /// has thousandths, evenly spread.
     pub(super) const fn takes_turn(self, turn: u64) -> bool {

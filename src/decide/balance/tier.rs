@@ -3,7 +3,7 @@
 
 use super::bound::Bound;
 use super::hashed::Hashed;
-use super::least::{least_loaded, lighter_of_two};
+use super::least::Costs;
 use super::round_robin::{Classes, Order};
 use super::{Ask, Choice, Hashing, Load, Member, MemberId, Method, TableError, Totals, WeightedDraw};
 
@@ -16,6 +16,7 @@ pub(super) struct Tier {
     /// In the order of names where tables are made of them, of the file otherwise; none has weight 0.
     members: Vec<MemberId>,
     weights: Vec<u32>,
+    costs: Costs,
     way: Way,
 }
 
@@ -50,7 +51,7 @@ impl Tier {
                 Way::Table(Hashed::new(table, &named)?, draw_if_large())
             }
         };
-        Ok(Self { members, weights, way })
+        Ok(Self { members, costs: Costs::new(&weights), weights, way })
     }
 
     /// Members with names and weights, in the order of the tier; `all` is what the tier was made from.
@@ -94,8 +95,8 @@ impl Tier {
             if ask.tried.contains(member) { None } else { load(member) }
         };
         let place = match &self.way {
-            Way::Scan => least_loaded(&self.weights, usable, ask.random),
-            Way::Draw(draw) => lighter_of_two(draw, &self.weights, usable, ask.random),
+            Way::Scan => self.costs.least(usable, ask.random),
+            Way::Draw(draw) => self.costs.lighter_of_two(draw, usable, ask.random),
             Way::Turns(classes) => order.next(classes, &self.weights, usable),
             Way::Table(hashed, draw) => {
                 return self.hashed_next(hashed, draw.as_ref(), usable, ask, method.bound(totals));
@@ -120,8 +121,8 @@ impl Tier {
         };
         let place = match (ask.key, draw) {
             (Some(key), _) => hashed.find(key, |place| within(place).is_some()),
-            (None, Some(draw)) => lighter_of_two(draw, &self.weights, within, ask.random),
-            (None, None) => least_loaded(&self.weights, within, ask.random),
+            (None, Some(draw)) => self.costs.lighter_of_two(draw, within, ask.random),
+            (None, None) => self.costs.least(within, ask.random),
         };
         if let Some(place) = place {
             return Some(Choice {
@@ -131,7 +132,7 @@ impl Tier {
         }
         bound?;
         let unbound = |place: usize| Some(Load::warm(usable(place)?.active));
-        least_loaded(&self.weights, unbound, ask.random).map(|place| Choice { member: self.members[place], cap: None })
+        self.costs.least(unbound, ask.random).map(|place| Choice { member: self.members[place], cap: None })
     }
 }
 

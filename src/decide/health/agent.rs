@@ -1,5 +1,6 @@
 //! What an agent says of a backend: one line in HAProxy's words (its configuration manual, "agent-check"), read into
-//! values. It asks no agent and changes no backend. What a line does not mention stays as it is.
+//! values. It asks no agent and changes no backend. What a line does not mention stays as it is. Two liberties: `failed`
+//! is taken for `fail`, and a description may follow its word without a blank.
 
 /// Largest share that is taken, in percent; larger ones are this (HAProxy's own limit).
 const MOST_WEIGHT: u32 = 25_600;
@@ -101,7 +102,7 @@ impl AgentWords {
             b"up" => self.health = Some(AgentHealth::Up),
             b"down" => self.health = Some(AgentHealth::Down),
             b"fail" | b"failed" => self.health = Some(AgentHealth::Failed),
-            b"stop" | b"stopped" => self.health = Some(AgentHealth::Stopped),
+            b"stopped" => self.health = Some(AgentHealth::Stopped),
             b"ready" => self.operation = Some(Operation::Ready),
             b"drain" => self.operation = Some(Operation::Drain),
             b"maint" => self.operation = Some(Operation::Maintenance),
@@ -187,7 +188,9 @@ mod tests {
     #[test]
     fn what_is_not_mentioned_stays_open_and_unknown_words_are_kept_apart() {
         assert!(AgentWords::parse(b"").is_empty() && AgentWords::parse(b" \t,\r\n").is_empty());
-        for word in ["75", "%", "-5%", "+5%", "7.5%", "75%%", "4294967296%", "maxconn:", "maxconn:x", "upp", "ready!"] {
+        for word in
+            ["75", "%", "-5%", "+5%", "7.5%", "75%%", "4294967296%", "maxconn:", "maxconn:x", "upp", "stop", "ready!"]
+        {
             check(word, AgentWords { unknown: vec![word.to_owned()], ..words() });
         }
         check("hello up", AgentWords { health: Some(AgentHealth::Up), unknown: vec!["hello".into()], ..words() });
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn any_bytes_are_read_within_bounds() {
         let seed = std::env::var("SLUICE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_a9e7);
-        println!("SLUICE_TEST_SEED={seed}");
+        eprintln!("SLUICE_TEST_SEED={seed}");
         let line = b"up 75%,maxconn:30 drain down#reason\r\n";
         let mut dice = seed;
         for _ in 0..20_000 {

@@ -4,8 +4,6 @@
 //! A client can make a server turn its own hello away, by an alert or by closing. Such a sign counts only together
 //! with those of other clients, and once an ejection rested on them although the backend was well, they never count again.
 
-use std::time::Duration;
-
 /// Different clients whose refused hellos are needed at least: two may come from the same broken installation.
 const LEAST_REFUSED: usize = 3;
 /// Different refused clients that are remembered; `failures` above it are met by as many.
@@ -32,8 +30,8 @@ pub enum Sign {
 pub struct Patience {
     /// Signs in a row; 0: never ejected.
     pub failures: u32,
-    /// The first ejection.
-    pub eject: Duration,
+    /// The first ejection, in milliseconds.
+    pub eject_ms: u64,
 }
 
 /// Whether the pool can spare the backend now.
@@ -116,8 +114,8 @@ impl Ejector {
         }
         let ground = self.ground(patience).filter(|_| spare == Spare::Yes)?;
         let in_a_row = self.in_a_row(now_ms, patience) + 1;
-        let length = patience.eject * in_a_row.min(LONGEST);
-        let ejection = Ejection { until_ms: now_ms + length.as_millis() as u64, in_a_row, ground };
+        let until_ms = now_ms + patience.eject_ms * u64::from(in_a_row.min(LONGEST));
+        let ejection = Ejection { until_ms, in_a_row, ground };
         self.forget();
         self.ejection = Some(ejection);
         Some(ejection)
@@ -158,7 +156,7 @@ impl Ejector {
     /// Ejections in a row so far: a stretch without one, as long as the last one was, breaks the row.
     fn in_a_row(&self, now_ms: u64, patience: Patience) -> u32 {
         let Some((last, ended_ms)) = self.last else { return 0 };
-        let stretch = (patience.eject * last.in_a_row.min(LONGEST)).as_millis() as u64;
+        let stretch = patience.eject_ms * u64::from(last.in_a_row.min(LONGEST));
         if now_ms < ended_ms + stretch { last.in_a_row } else { 0 }
     }
 }
@@ -168,7 +166,7 @@ mod tests {
     use super::*;
     use crate::decide::balance::next_random;
 
-    const PATIENCE: Patience = Patience { failures: 5, eject: Duration::from_secs(30) };
+    const PATIENCE: Patience = Patience { failures: 5, eject_ms: 30_000 };
 
     fn refused(client: u64) -> Sign {
         Sign::Refused { client }
@@ -290,11 +288,11 @@ mod tests {
                 return None;
             };
             let before = self.ejections.last().map_or(0, |(_, last)| {
-                let length = patience.eject.as_millis() as u64 * u64::from(last.in_a_row.min(10));
+                let length = patience.eject_ms * u64::from(last.in_a_row.min(10));
                 if now < last.until_ms + length { last.in_a_row } else { 0 }
             });
             let in_a_row = before + 1;
-            let until_ms = now + patience.eject.as_millis() as u64 * u64::from(in_a_row.min(10));
+            let until_ms = now + patience.eject_ms * u64::from(in_a_row.min(10));
             let ejection = Ejection { until_ms, in_a_row, ground };
             self.ejections.push((now, ejection));
             Some(ejection)
@@ -309,7 +307,7 @@ mod tests {
                 dice = next_random(dice);
                 (dice >> 20) % sides
             };
-            let patience = Patience { failures: 1 + roll(6) as u32, eject: Duration::from_millis(50) };
+            let patience = Patience { failures: 1 + roll(6) as u32, eject_ms: 50 };
             let (mut ejector, mut naive) = (Ejector::default(), Naive::default());
             let mut now = 0;
             for step in 0..200 {

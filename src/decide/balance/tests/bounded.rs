@@ -4,7 +4,7 @@ use super::*;
 
 /// Adds, removes, weights, arrivals, departures at random; every admission is within its bound.
 fn random_life(table: Table, factor: f64, seed: u64) {
-    let weights: Vec<u32> = (0..12).map(|id| if seed % 2 == 0 { 100 } else { 1 + id * 13 % 90 }).collect();
+    let weights: Vec<u32> = (0..12).map(|id| if seed.is_multiple_of(2) { 100 } else { 1 + id * 13 % 90 }).collect();
     let mut pool = Pool::new(hashing(table, Some(factor)), members(&weights), seed);
     let exact = (factor * 1000.0).round() as u64;
     let mut guests: Vec<MemberId> = Vec::new();

@@ -125,7 +125,9 @@ fn tried_unusable_and_weightless_members_are_passed_over_and_backups_come_last()
             for (number, want) in [Some(0), Some(3), None].into_iter().enumerate() {
                 let member = pool.next(key).map(|choice| choice.member);
                 assert_eq!(member, want, "{method:?}: the only usable one, then the backup, then nobody: {number}");
-                member.into_iter().for_each(|member| pool.tried.insert(member));
+                if let Some(member) = member {
+                    pool.tried.insert(member);
+                }
             }
         }
     }

@@ -40,7 +40,6 @@ fn a_fresh_member_gets_about_a_tenth_of_its_share() {
     for method in [Method::LeastConnections, Method::RandomTwo, Method::RoundRobin] {
         for weights in [vec![100; 10], unequal(10), vec![100; 100], unequal(100)] {
             let share = fresh_share(method, &weights, 1000 * weights.len());
-            println!("{method:?}, {} members: {share:.3}", weights.len());
             assert!((0.09..=0.11).contains(&share), "{method:?}, {} members: {share}", weights.len());
         }
     }
