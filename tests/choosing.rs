@@ -248,9 +248,13 @@ fn load_without_a_bound_follows_the_key() {
 #[test]
 fn pool_for_postgresql_is_bounded_only_when_asked() {
     // Cancel requests that are encrypted must find the server of their session: the source alone decides.
-    for (balance, is_bounded) in
-        [("", false), ("hash.key = [\"source\"]", true), ("balance = \"consistent-hash\"", true)]
-    {
+    let cases = [
+        ("", false),
+        ("hash.key = [\"source\"]", false),
+        ("balance = \"consistent-hash\"", false),
+        ("hash.bounded-load = 1.25", true),
+    ];
+    for (balance, is_bounded) in cases {
         let address = own_loopback();
         let backends = three(address);
         let body = config(balance, &THREE).replace("name = \"l\"", "name = \"l\"\nprotocol = \"postgres\"");

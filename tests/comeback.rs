@@ -15,7 +15,7 @@ use serde_json::Value;
 use support::counting::Counting;
 use support::{Backend, Daemon, connect, eventually, exchange, own_loopback};
 
-const CHECKED: &str = "[pool.p.health]\ncheck = \"tcp\"\ninterval = \"50ms\"\nfast-interval = \"50ms\"\ndown-interval = \"50ms\"\nrise = 1\nfall = 1";
+const CHECKED: &str = "[pool.p.health]\ncheck = \"tcp\"\ntimeout = \"5s\"\ninterval = \"50ms\"\nfast-interval = \"50ms\"\ndown-interval = \"50ms\"\nrise = 1\nfall = 1";
 
 /// A tcp listener in front of a pool.
 fn config(pool: &str) -> String {
@@ -66,8 +66,8 @@ fn backend_that_comes_back_begins_with_a_tenth() {
         let address = own_loopback();
         let _one = Counting::start(&[(address, 1001).into()]);
         let two_ = Counting::start(&[(address, 1002).into()]);
-        let begun = Instant::now();
         let daemon = start(address, &two(&format!("balance = \"{method}\"\nslow-start = \"4s\"")));
+        let begun = Instant::now();
         // All are new: none begins slowly.
         assert_eq!([weight(&daemon, "one"), weight(&daemon, "two")], [100, 100], "{method}");
         assert!((20..=40).contains(&share_of_second(&daemon, 60)), "{method}");

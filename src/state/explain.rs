@@ -222,15 +222,12 @@ impl Explanation {
     fn find_no_place(&mut self, pool: &Pool, why: String) {
         self.order.clear();
         self.backend = None;
-        match pool.config.queue_timeout {
-            Some(limit) => {
-                let (others, most) = (pool.state.places.waiting(), limit.as_millis());
-                self.reason = Some(format!("{why}: it waits behind {others} others, for at most {most} ms"));
-            }
-            None => {
-                self.refused = Some(CloseReason::LimitReached.name());
-                self.reason = Some(why);
-            }
+        if let Some(limit) = pool.config.queue_timeout {
+            let (others, most) = (pool.state.places.waiting(), limit.as_millis());
+            self.reason = Some(format!("{why}: it waits behind {others} others, for at most {most} ms"));
+        } else {
+            self.refused = Some(CloseReason::LimitReached.name());
+            self.reason = Some(why);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::check;
 
 #[test]
-fn values_of_pools_are_held_to_their_limits() {
+fn values_of_pools_and_backends_are_held_to_their_limits() {
     check(
         r#"{LISTENER}
 [pool.shop]
@@ -16,15 +16,6 @@ queue-timeout = "11m"
 on-down = "kill"
 max-connections = 0
 first-byte-timeout = 5
-[pool.shop.hash]
-key = ["sni", "cookie"]
-table = "rendezvous"
-bounded-load = 0.9
-seed = 1
-[pool.shop.passive]
-failures = 1001
-eject = "off"
-max-ejected = -0.1
 [[pool.shop.backend]]
 address = "10.0.0.12:443"
 max-connections = "500"
@@ -70,71 +61,93 @@ error[E003]: `first-byte-timeout` in [pool.shop] takes a string, not a whole num
 15 | first-byte-timeout = 5
    |                      ^
 
-error[E004]: `cookie` is not a value of `key`
-  --> a.toml:17:15
+error[E003]: `max-connections` in backend of [pool.shop] takes a whole number, not a string
+  --> a.toml:18:19
    |
-17 | key = ["sni", "cookie"]
+18 | max-connections = "500"
+   |                   ^^^^^
+
+error[E003]: `backup` in backend of [pool.shop] takes true or false, not a string
+  --> a.toml:19:10
+   |
+19 | backup = "yes"
+   |          ^^^^^
+
+error[E009]: `weight` is 1001, outside 0 to 1000
+  --> a.toml:20:10
+   |
+20 | weight = 1001
+   |          ^^^^
+"#,
+    );
+}
+
+#[test]
+fn values_of_hashing_and_ejection_are_held_to_their_limits() {
+    check(
+        r#"{LISTENER}
+[pool.shop]
+balance = "consistent-hash"
+backends = ["10.0.0.11:443"]
+health.check = "tcp"
+[pool.shop.hash]
+key = ["sni", "cookie"]
+table = "rendezvous"
+bounded-load = 0.9
+seed = 1
+[pool.shop.passive]
+failures = 1001
+eject = "off"
+max-ejected = -0.1
+"#,
+        r#"
+error[E004]: `cookie` is not a value of `key`
+  --> a.toml:11:15
+   |
+11 | key = ["sni", "cookie"]
    |               ^^^^^^^^
    |
    = help: one of `source`, `source-prefix`, `sni`, `alpn`, `destination`
 
 error[E004]: `rendezvous` is not a value of `table`
-  --> a.toml:18:9
+  --> a.toml:12:9
    |
-18 | table = "rendezvous"
+12 | table = "rendezvous"
    |         ^^^^^^^^^^^^
    |
    = help: one of `maglev`, `ring`
 
 error[E009]: `bounded-load` is 0.9, outside 1 to 1000
-  --> a.toml:19:16
+  --> a.toml:13:16
    |
-19 | bounded-load = 0.9
+13 | bounded-load = 0.9
    |                ^^^
 
 error[E002]: unknown key `seed` in [pool.shop.hash]
-  --> a.toml:20:1
+  --> a.toml:14:1
    |
-20 | seed = 1
+14 | seed = 1
    | ^^^^
 
 error[E009]: `failures` is 1001, outside 0 to 1000
-  --> a.toml:22:12
+  --> a.toml:16:12
    |
-22 | failures = 1001
+16 | failures = 1001
    |            ^^^^
 
 error[E005]: `off` is not a duration for `eject`
-  --> a.toml:23:9
+  --> a.toml:17:9
    |
-23 | eject = "off"
+17 | eject = "off"
    |         ^^^^^
    |
    = help: a whole number and one of ms, s, m, h, d, such as "250ms" or "5s"; it cannot be off
 
 error[E009]: `max-ejected` is -0.1, outside 0 to 1
-  --> a.toml:24:15
+  --> a.toml:18:15
    |
-24 | max-ejected = -0.1
+18 | max-ejected = -0.1
    |               ^^^^
-
-error[E003]: `max-connections` in backend of [pool.shop] takes a whole number, not a string
-  --> a.toml:27:19
-   |
-27 | max-connections = "500"
-   |                   ^^^^^
-
-error[E003]: `backup` in backend of [pool.shop] takes true or false, not a string
-  --> a.toml:28:10
-   |
-28 | backup = "yes"
-   |          ^^^^^
-
-error[E009]: `weight` is 1001, outside 0 to 1000
-  --> a.toml:29:10
-   |
-29 | weight = 1001
-   |          ^^^^
 "#,
     );
 }

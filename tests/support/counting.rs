@@ -97,7 +97,10 @@ impl Drop for Counting {
 struct Connection {
     stream: TcpStream,
     backend: usize,
-    greeted: bool,
+    /// Nobody is greeted before it counts, so that whoever was greeted can rely on the count.
+    is_counted: bool,
+    has_spoken: bool,
+    is_greeted: bool,
 }
 
 struct Loop {
@@ -134,13 +137,18 @@ impl Loop {
         stream.set_nonblocking(true).unwrap();
         let key = stream.as_raw_fd() as u64;
         self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, key)).unwrap();
-        self.connections.insert(key, Connection { stream, backend, greeted: false });
+        self.connections
+            .insert(key, Connection { stream, backend, is_counted: false, has_spoken: false, is_greeted: false });
         self.open[backend] += 1;
         // Whoever made room for it has ended before it came, and perhaps it has itself.
         while self.look(EpollTimeout::ZERO) {}
         self.publish();
         self.shared.all.note();
         self.shared.each[backend].note();
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.is_counted = true;
+            connection.greet();
+        }
     }
 
     fn publish(&self) {
@@ -173,17 +181,25 @@ impl Loop {
 }
 
 impl Connection {
-    /// Reads what is there and greets once. Returns whether the connection goes on.
+    /// Reads what is there. Returns whether the connection goes on.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
             Ok(0) => false,
-            Ok(_) if self.greeted => true,
             Ok(_) => {
-                self.greeted = true;
-                self.stream.write_all(&[b'a' + self.backend as u8]).is_ok()
+                self.has_spoken = true;
+                self.greet();
+                true
             }
             Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+
+    fn greet(&mut self) {
+        if self.is_counted && self.has_spoken && !self.is_greeted {
+            self.is_greeted = true;
+            // One that is gone is found by the next read.
+            let _ = self.stream.write_all(&[b'a' + self.backend as u8]);
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod counting;
 pub mod dns;
 pub mod hello;
 pub mod judge;
+pub mod line;
 pub mod log_tail;
 pub mod named;
 pub mod namespace;
