@@ -15,7 +15,7 @@ use sluice::decide::health::agent::{AgentHealth, AgentWords, Operation};
 use support::checked::Checked;
 use support::servers::configured::Configured;
 use support::servers::free_port;
-use support::{Backend, DEADLINE, Daemon, TempDir, eventually, own_loopback};
+use support::{Backend, DEADLINE, Daemon, TempDir, connect, eventually, own_loopback};
 
 /// An agent that says what it was last told to say, and closes.
 struct Agent {
@@ -94,19 +94,71 @@ fn health_is_what_the_agent_last_said_of_it() {
     }
     agent.say("50%,up\r\n");
     daemon.wait_for_state("b", "up");
-    agent.say("drain\n");
-    asked_again(&agent, 3);
-    for (line, state) in [("stopped\n", "down"), ("up\n", "up"), ("failed#test\n", "down"), ("UP ready", "up")] {
+    let cases = [
+        ("drain\n", "draining"),
+        ("maint\n", "disabled"),
+        ("stopped ready\n", "down"),
+        ("up\n", "up"),
+        ("failed#test\n", "down"),
+        ("UP ready", "up"),
+    ];
+    for (line, state) in cases {
         agent.say(line);
         daemon.wait_for_state("b", state);
     }
     agent.backend.stop();
-    let failed = daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"failed\"}");
+    let void = daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"void\"}");
     eventually("the agent cannot be asked", || {
-        let now = daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"failed\"}");
-        (now >= failed + 5.0).then_some(())
+        let now = daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"void\"}");
+        (now >= void + 5.0).then_some(())
     });
     assert_eq!(row(&daemon)["state"], "up", "an agent that is gone says nothing of its backend");
+}
+
+#[test]
+fn weight_and_limit_are_what_the_agent_last_asked_for() {
+    let address = own_loopback();
+    let mut agent = Agent::start((address, 1002).into(), "up\n");
+    let daemon = Daemon::start_on(address, CONFIG, "", |command| command);
+    let shown = |want: [Value; 3]| {
+        eventually("the daemon follows", || {
+            let row = row(&daemon);
+            let is = [&row["effective_weight"], &row["max_connections"], &row["agent"]["operation"]];
+            (is == want.each_ref()).then_some(())
+        });
+    };
+    shown([100.into(), Value::Null, Value::Null]);
+    agent.say("75%\n");
+    shown([75.into(), Value::Null, Value::Null]);
+    // What is not mentioned stays.
+    agent.say("maxconn:2\n");
+    shown([75.into(), 2.into(), Value::Null]);
+    let _backend = Backend::naming((address, 1001), "b");
+    let held: Vec<_> = (0..2).map(|_| connect(daemon.at(443))).collect();
+    eventually("two sessions", || (row(&daemon)["active"] == 2).then_some(()));
+    let mut refused = connect(daemon.at(443));
+    eventually("a third is refused", || {
+        let full = daemon.metric("sluice_pool_full_total{pool=\"p\"}");
+        (full == 1.0).then_some(())
+    });
+    assert!(!matches!(refused.read(&mut [0; 8]), Ok(1..)), "nothing is answered");
+    drop(held);
+    // No weight is no new connection; the words before are taken back one by one.
+    agent.say("0% maxconn:0\n");
+    shown([0.into(), Value::Null, Value::Null]);
+    agent.say("100% drain\n");
+    daemon.wait_for_state("b", "draining");
+    agent.say("ready\n");
+    shown([100.into(), Value::Null, "ready".into()]);
+    let by_agent = |event: &Value| event["by"] == "agent" && event["to"] == "draining";
+    let events = daemon.json("/v1/events");
+    assert!(events.as_array().unwrap().iter().any(by_agent), "{events:#}");
+    // Another check: the agent speaks for it no more.
+    agent.say("10%\n");
+    shown([10.into(), Value::Null, "ready".into()]);
+    daemon.write_config(&CONFIG.replace("check = \"agent\"\nport = 1002", "check = \"tcp\""), "");
+    daemon.reload();
+    shown([100.into(), Value::Null, Value::Null]);
 }
 
 #[test]

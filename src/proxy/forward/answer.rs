@@ -82,9 +82,8 @@ fn report(session: &Session, answer: FirstAnswer) {
     brief.shard().first_answers[answer.index()].add(1);
     let live = &brief.backend.live;
     let what = match answer {
-        FirstAnswer::ServerHello => return live.well(),
-        // A server that does not speak TLS; its checks say so, if it matters.
-        FirstAnswer::Other => return,
+        // What does not speak TLS is there all the same; whether that is well is for its checks to say.
+        FirstAnswer::ServerHello | FirstAnswer::Other => return live.well(),
         FirstAnswer::Alert(Some(alert)) => format!("alert {} ({alert})", alert_name(alert)),
         FirstAnswer::Alert(None) => "an alert".to_owned(),
         FirstAnswer::Closed => "end of the connection".to_owned(),
