@@ -303,11 +303,15 @@ fn raised_limit_holds_for_who_came_before() {
         let (seated, _) = wave(daemon.at(443), 8);
         // Half a hello: they came under the old limit, and ask under the new one.
         let early: Vec<TcpStream> = (0..8).map(|_| connect(daemon.at(443))).collect();
-        early.iter().for_each(|mut stream| stream.write_all(&hello()[..20]).unwrap());
+        for mut stream in &early {
+            stream.write_all(&hello()[..20]).unwrap();
+        }
         wait_until_there(&daemon, 16);
         daemon.write_config(&config(after, &[limit(11)]), "workers = 2\n");
         daemon.reload();
-        early.iter().for_each(|mut stream| stream.write_all(&hello()[20..]).unwrap());
+        for mut stream in &early {
+            stream.write_all(&hello()[20..]).unwrap();
+        }
         let fates: Vec<Fate> = early.into_iter().map(fate).collect();
         assert_eq!(fates.iter().filter(|fate| matches!(fate, Fate::Seated(_))).count(), 3, "with {after:?}");
         drop((seated, fates));

@@ -85,7 +85,9 @@ fn backend_that_comes_up_wakes_those_who_wait() {
     greeted(&served);
     let line = line(&daemon, 443, 3);
     let _spare = Counting::start(&[(address, 1005).into()]);
-    line.iter().for_each(|next| assert_eq!(greeted(next), 'a'));
+    for next in &line {
+        assert_eq!(greeted(next), 'a');
+    }
     assert_eq!(waiting(&daemon), 0);
 }
 
@@ -98,7 +100,9 @@ fn operator_who_enables_a_backend_wakes_those_who_wait() {
         assert_eq!(greeted(&served), 'a');
         let line = line(&daemon, 443, 3);
         assert!(daemon.cli(&["enable", "p/spare"]).status.success());
-        line.iter().for_each(|next| assert_eq!(greeted(next), 'b', "{command}"));
+        for next in &line {
+            assert_eq!(greeted(next), 'b', "{command}");
+        }
         line.into_iter().chain([served]).for_each(end);
         eventually("it is over", || (daemon.json("/v1/status")["pools"][0]["active"] == 0).then_some(()));
     }

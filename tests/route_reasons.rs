@@ -205,7 +205,9 @@ fn order_of_a_hashed_pool_is_what_clients_meet() {
                 assert_eq!(seated(&daemon, Some(&name)).1.to_string(), *next, "{name} by {table}: {order:?}");
                 command(&daemon, "disable", next);
             }
-            order.iter().for_each(|backend| command(&daemon, "enable", backend));
+            for backend in &order {
+                command(&daemon, "enable", backend);
+            }
         }
     }
 }
