@@ -118,7 +118,7 @@ fn health_is_what_the_agent_last_said_of_it() {
 #[test]
 fn weight_and_limit_are_what_the_agent_last_asked_for() {
     let address = own_loopback();
-    let mut agent = Agent::start((address, 1002).into(), "up\n");
+    let agent = Agent::start((address, 1002).into(), "up\n");
     let daemon = Daemon::start_on(address, CONFIG, "", |command| command);
     let shown = |want: [Value; 3]| {
         eventually("the daemon follows", || {
@@ -139,7 +139,7 @@ fn weight_and_limit_are_what_the_agent_last_asked_for() {
     let mut refused = connect(daemon.at(443));
     eventually("a third is refused", || {
         let full = daemon.metric("sluice_pool_full_total{pool=\"p\"}");
-        (full == 1.0).then_some(())
+        (full > 0.0).then_some(())
     });
     assert!(!matches!(refused.read(&mut [0; 8]), Ok(1..)), "nothing is answered");
     drop(held);

@@ -161,7 +161,7 @@ impl Proxy {
             _ => {
                 let log = own_log.then(|| file(".log"));
                 let configuration = file(".toml");
-                let text = sluice(layout, port, &file(".sock"), log.as_deref(), &scene.options);
+                let text = sluice(layout, port, &file(".sock"), log.as_deref(), scene.options);
                 fs::write(&configuration, &text).map_err(|error| Failed::Other(error.to_string()))?;
                 let arguments = ["run", "-c", &configuration.display().to_string()].map(str::to_owned).to_vec();
                 (text, arguments, log.unwrap_or_else(|| error_path.clone()))

@@ -100,28 +100,7 @@ pub fn read_pool(
     if !is_name(name) {
         problems.add(Code::BadName, place.clone(), format!("`{name}` is not a name")).hint(NAME_HINT);
     }
-    let hash = read_hash(&section, problems);
-    let method = match section.word("balance", problems).map(|word| word.value) {
-        _ if !section.has("balance") => default_method,
-        Some("round-robin") => Method::RoundRobin,
-        Some("random-two") => Method::RandomTwo,
-        Some("consistent-hash") => Method::ConsistentHash(Hashing::default()),
-        _ => Method::LeastConnections,
-    };
-    let method = match method {
-        // Without a word about it loads of a pool for PostgreSQL are not bounded: encrypted cancel requests must find
-        // the server of the session.
-        Method::ConsistentHash(_) if matches!(default_method, Method::ConsistentHash(_)) && !hash.says_bound => {
-            Method::ConsistentHash(Hashing { bounded_load: None, ..hash.how })
-        }
-        Method::ConsistentHash(_) => Method::ConsistentHash(hash.how),
-        other if section.has("hash") => {
-            let message = format!("`hash` of {title} has no effect: balance is {}", other.name());
-            problems.add(Code::NoEffect, section.key_place("hash"), message);
-            other
-        }
-        other => other,
-    };
+    let (method, hash_key) = read_method(&section, default_method, problems);
     let backends = read_backends(&section, problems);
     if backends.is_empty() && is_intentionally_empty(&section) {
         let message = format!("{title} has no backends");
@@ -182,7 +161,7 @@ pub fn read_pool(
     Pool {
         name: Arc::from(name),
         method,
-        hash_key: hash.key,
+        hash_key,
         backends,
         connect_timeout: connect_timeout.unwrap_or_default(),
         connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
@@ -204,6 +183,33 @@ pub fn read_pool(
         max_ejected,
         health: read_health(&section, problems),
     }
+}
+
+/// Reads `balance` and how `consistent-hash` does it; `default` is for a pool that names none.
+fn read_method(section: &Section<'_>, default: Method, problems: &mut Problems) -> (Method, Vec<KeyPart>) {
+    let hash = read_hash(section, problems);
+    let method = match section.word("balance", problems).map(|word| word.value) {
+        _ if !section.has("balance") => default,
+        Some("round-robin") => Method::RoundRobin,
+        Some("random-two") => Method::RandomTwo,
+        Some("consistent-hash") => Method::ConsistentHash(Hashing::default()),
+        _ => Method::LeastConnections,
+    };
+    let method = match method {
+        // Without a word about it loads of a pool for PostgreSQL are not bounded: encrypted cancel requests must find
+        // the server of the session.
+        Method::ConsistentHash(_) if matches!(default, Method::ConsistentHash(_)) && !hash.says_bound => {
+            Method::ConsistentHash(Hashing { bounded_load: None, ..hash.how })
+        }
+        Method::ConsistentHash(_) => Method::ConsistentHash(hash.how),
+        other if section.has("hash") => {
+            let message = format!("`hash` of {} has no effect: balance is {}", section.title, other.name());
+            problems.add(Code::NoEffect, section.key_place("hash"), message);
+            other
+        }
+        other => other,
+    };
+    (method, hash.key)
 }
 
 /// Reads `source-address`: each backend needs one of its family.

@@ -80,16 +80,13 @@ fn apply(control: &Handle, snapshot: &Snapshot) -> watch::Receiver<usize> {
     let mut places: HashMap<Subject, usize> = HashMap::new();
     for (pool, backend) in snapshot.backends() {
         let identity = Arc::as_ptr(backend) as usize;
-        let (keeper, task) = match old_keepers.remove(&identity) {
-            Some((keeper, task)) => {
-                going_on.push((Rc::clone(&keeper), pool));
-                (keeper, task)
-            }
-            None => {
-                let keeper = Keeper::new(control, pool, backend);
-                let task = Task::spawn(Rc::clone(&keeper).watch());
-                (keeper, task)
-            }
+        let (keeper, task) = if let Some((keeper, task)) = old_keepers.remove(&identity) {
+            going_on.push((Rc::clone(&keeper), pool));
+            (keeper, task)
+        } else {
+            let keeper = Keeper::new(control, pool, backend);
+            let task = Task::spawn(Rc::clone(&keeper).watch());
+            (keeper, task)
         };
         if let Some(subject) = Subject::of(pool, backend) {
             let place = *places.entry(subject.clone()).or_insert(asked.len());

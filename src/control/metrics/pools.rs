@@ -7,6 +7,8 @@ use super::Writer;
 use crate::decide::close::CloseReason;
 use crate::state::{Backend, Counter, HealthIgnored, Pool, PoolShard, Snapshot, Standing};
 
+type Pick = fn(&PoolShard) -> &Counter;
+
 /// Writes the families of pools.
 pub fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
     let all = &snapshot.pools;
@@ -38,7 +40,7 @@ pub fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         })
     });
     out.counters("sessions_closed", "Ended sessions of the pool, by reason", rows)?;
-    let families: [(&str, &str, fn(&PoolShard) -> &Counter); 5] = [
+    let families: [(&str, &str, Pick); 5] = [
         ("pool_full", "Connections that found every place taken, or waited for one in vain", |shard| &shard.full),
         ("pool_queued", "Connections that waited for a place", |shard| &shard.queued),
         ("pool_keyless", "Connections with nothing to hash, sent by least connections", |shard| &shard.keyless),
