@@ -254,7 +254,8 @@ fn backups_serve_when_the_others_are_full_and_weight_zero_never() {
     held.extend((0..2).map(|_| seated(daemon.at(443))));
     assert_eq!(open(), [2, 2, 0]);
     // Nobody takes the fifth, though the pool has a place.
-    assert!(connect(daemon.at(443)).read(&mut [0]).is_err());
+    let fifth = TcpStream::connect(daemon.at(443)).and_then(|mut fifth| fifth.read(&mut [0]));
+    assert!(fifth.is_err(), "{fifth:?}");
     let record = eventually("refused", || daemon.records().into_iter().find(|record| record["end"] == "limit_reached"));
     assert!(record["detail"].as_str().unwrap().contains("every backend"), "{record}");
     assert_eq!(open(), [2, 2, 0]);

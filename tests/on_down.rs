@@ -47,15 +47,23 @@ impl World {
     /// All sessions are established, to a server that keeps them.
     fn new(address: Ipv4Addr) -> Self {
         let listener = TcpListener::bind((address, 1001)).unwrap();
+        // The standard library's backlog of 128 is short for so many at once.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).unwrap()).unwrap();
         let servers = Arc::<Mutex<Vec<TcpStream>>>::default();
         let kept = Arc::clone(&servers);
-        thread::spawn(move || kept.lock().unwrap().extend(listener.incoming().take(SESSIONS).flatten()));
+        thread::spawn(move || {
+            for stream in listener.incoming().take(SESSIONS).flatten() {
+                kept.lock().unwrap().push(stream);
+            }
+        });
         let checked = Backend::naming((address, 1002), "a");
         let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
         let clients = (0..SESSIONS).map(|_| connect(daemon.at(443))).collect();
         let world = Self { daemon, checked, clients, servers };
         eventually("all are established", || {
-            (world.daemon.metric("sluice_pool_connections_total{pool=\"p\"}") as usize == SESSIONS).then_some(())
+            let connected = world.daemon.metric("sluice_pool_connections_total{pool=\"p\"}") as usize;
+            let accepted = world.servers.lock().unwrap().len();
+            (connected == SESSIONS && accepted == SESSIONS).then_some(())
         });
         world
     }

@@ -151,6 +151,8 @@ enum Stage {
     SetUp(Pin<Box<dyn Future<Output = Result<Flow, CloseReason>>>>),
     /// Bytes flow.
     Flowing(Flow),
+    /// Both sockets are closed.
+    Over,
 }
 
 /// Begins a session for a connection.
@@ -172,8 +174,11 @@ impl Future for Serve {
                     Err(reason) => break reason,
                 },
                 Stage::Flowing(flow) => break ready!(flow.poll(cx, worker, session)),
+                Stage::Over => return Poll::Ready(()),
             }
         };
+        // Closed before the place is given back: a backend never sees more connections than it may have.
+        *stage = Stage::Over;
         record::finish(worker, session, reason);
         Poll::Ready(())
     }
