@@ -170,7 +170,10 @@ impl Loop {
             if connection.read() {
                 continue;
             }
-            let Some(over) = self.connections.remove(&key) else { continue };
+            let Some(mut over) = self.connections.remove(&key) else { continue };
+            // It may have finished before it counted; it is answered all the same.
+            over.is_counted = true;
+            over.greet();
             self.open[over.backend] -= 1;
             // Counted before the other side can know, and give the place to somebody else.
             self.publish();
