@@ -13,8 +13,8 @@ use support::strace::{Bound, Calls};
 use support::{Daemon, eventually};
 
 const COUNT: usize = 1000;
-/// Measured: 7.00 (`socket`, `setsockopt`, `connect`, `getsockopt`, two `epoll_ctl`, `close`), and 1.3 waits.
-const CHECK: Bound = Bound { calls: 7.3, waits: 2.5 };
+/// Measured: 5.00 (`socket`, `setsockopt`, `connect`, `getpeername`, `close`), and 0.13 waits: several begin at once.
+const CHECK: Bound = Bound { calls: 5.3, waits: 0.5 };
 
 #[test]
 fn a_tcp_check_costs_no_more_system_calls_than_recorded() {

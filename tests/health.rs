@@ -275,3 +275,19 @@ backends = ["{ip}:1001"]
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert_eq!(daemon.wait_for_records(1)[0]["end"], "half_close_timeout");
 }
+
+#[test]
+fn a_backend_that_is_ill_from_the_beginning_is_an_event_with_its_evidence() {
+    let address = own_loopback();
+    let _up = Backend::naming((address, 1001), "one");
+    let daemon = Daemon::start_on(address, &config("backends = [\"{ip}:1001\", \"{ip}:1002\"]"), "", |command| command);
+    daemon.wait_for_state(&daemon.at(1002).to_string(), "down");
+    let events = daemon.json("/v1/events");
+    let dead = daemon.at(1002).to_string();
+    let of_it: Vec<_> = events.as_array().unwrap().iter().filter(|event| event["backend"] == *dead).collect();
+    let [event] = of_it[..] else { panic!("one event, not {events:#}") };
+    assert_eq!((&event["from"], &event["to"], &event["by"]), (&"unknown".into(), &"down".into(), &"check".into()));
+    assert_eq!((&event["reason"], &event["evidence"][0]["phase"]), (&"refused".into(), &"connect".into()), "{event:#}");
+    let log = daemon.log();
+    assert!(log.contains(&format!("\"backend\":\"{dead}\",\"from\":\"unknown\",\"to\":\"down\"")), "{log}");
+}

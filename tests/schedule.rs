@@ -107,7 +107,8 @@ fn first_failure_is_down_and_counts_as_nothing_to_lose() {
         .iter()
         .map(|event| (event["from"].clone(), event["to"].clone()))
         .collect();
-    assert_eq!(states, [(json!("down"), json!("up"))], "unknown and down are both no traffic: one change");
+    let want = [(json!("unknown"), json!("down")), (json!("down"), json!("up"))];
+    assert_eq!(states, want, "unknown and down are both no traffic, and two things to know");
 }
 
 #[test]

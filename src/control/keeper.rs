@@ -15,7 +15,7 @@ use super::standing::{Change, follow};
 use super::{Control, Handle};
 use crate::config::CheckKind;
 use crate::decide::health::agent::AgentWords;
-use crate::decide::health::{Checker, Ejection, Ejector, Ground, Health, Sign, Spare};
+use crate::decide::health::{Checker, Ejection, Ejector, Ground, Health, Sign, Spare, Thresholds};
 use crate::state::{AgentOrders, Backend, Cause, EjectionReport, Evidence, HealthIgnored, Pool, Standing};
 use crate::sys::clock::coarse_ms;
 
@@ -166,7 +166,9 @@ impl Keeper {
                 report.certificate = Some(certificate.clone());
             }
         });
-        if let Some(states) = changed {
+        // To be found ill at first is a change as well, though both take no connections.
+        let found_ill = (first && health == Health::Down).then_some((Standing::Down, Standing::Down));
+        if let Some(states) = changed.or(found_ill.filter(|_| self.backend.standing() == Standing::Down)) {
             let evidence = verdict.phases.iter().map(|phase| Evidence {
                 phase: phase.name,
                 took_ms: phase.took.as_micros() as f64 / 1000.0,
@@ -247,7 +249,7 @@ impl Keeper {
         }
     }
 
-    fn count_failure(&self, thresholds: crate::decide::health::Thresholds, seen: &str) {
+    fn count_failure(&self, thresholds: Thresholds, seen: &str) {
         let mut checker = self.checker.borrow_mut();
         let Some(health) = checker.failure(1, thresholds) else { return };
         drop(checker);

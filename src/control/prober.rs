@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -20,6 +20,13 @@ use crate::state::{Backend, Pool};
 
 /// Shortest time between checks that live traffic asks for.
 const FASTEST: Duration = Duration::from_millis(100);
+/// Checks begin at multiples of this time, so that one wake-up of the thread begins several; of a shorter pause at multiples
+/// of a small part of it.
+const GRAIN: Duration = Duration::from_millis(20);
+const GRAINS_OF_A_PAUSE: u32 = 32;
+
+/// What the multiples are counted from.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What is checked, and how: one dialogue is enough for all who ask for the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +115,8 @@ impl Prober {
     /// Waits for the next check: its time, or live traffic that failed; then it keeps its distance from the last one.
     async fn wait(&self, share: f64, spread: bool) {
         let now = Instant::now();
-        let mut at = now + self.pause(share, spread);
+        let pause = self.pause(share, spread);
+        let mut at = next_multiple(now + pause, GRAIN.min(pause / GRAINS_OF_A_PAUSE));
         loop {
             let next_at = jiff::Timestamp::now().checked_add(at - Instant::now()).ok();
             for keeper in &*self.keepers.borrow() {
@@ -152,6 +160,12 @@ impl Prober {
     }
 }
 
+/// The first multiple of `grain` not before `at`.
+fn next_multiple(at: Instant, grain: Duration) -> Instant {
+    let past = at.duration_since(*BEGUN).as_nanos().checked_rem(grain.as_nanos()).unwrap_or(0);
+    if past == 0 { at } else { at + grain - Duration::from_nanos(past as u64) }
+}
+
 impl CheckKind {
     /// Whether the dialogue is told whose check it is, so that it cannot be shared.
     const fn is_told_who_asks(&self) -> bool {
@@ -162,5 +176,23 @@ impl CheckKind {
     pub const fn hears_the_server(&self) -> bool {
         // An agent speaks for the server, which is not the same.
         !matches!(self, Self::Tcp(_) | Self::Agent(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_begin_together_and_never_early() {
+        let grain = Duration::from_millis(20);
+        for after in [0, 1, 7_000_000, 19_999_999, 20_000_000, 20_000_001, 3_600_000_000_123] {
+            let at = *BEGUN + Duration::from_nanos(after);
+            let begins = next_multiple(at, grain);
+            assert!(begins >= at && begins - at < grain, "{after}");
+            assert_eq!((begins - *BEGUN).as_nanos() % grain.as_nanos(), 0, "{after}");
+        }
+        let at = *BEGUN + Duration::from_nanos(5);
+        assert_eq!(next_multiple(at, Duration::ZERO), at);
     }
 }

@@ -214,7 +214,7 @@ impl PoolView {
                 tried: &wanted.tried,
                 key: wanted.key,
                 random: worker.random(),
-                totals: self.pool.state.places.totals(),
+                totals: self.pool.state.places.totals(1),
             };
             let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
                 return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });

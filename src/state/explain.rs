@@ -189,7 +189,7 @@ fn explain_pool(pool: &Pool, listener: &Listener, query: &RouteQuery, now_ms: u6
         Room::Full | Room::Closed => None,
     };
     let tried = Tried::default();
-    let ask = Ask { tried: &tried, key, random: 0, totals: pool.state.places.totals_with_one_more() };
+    let ask = Ask { tried: &tried, key, random: 0, totals: pool.state.places.totals(0) };
     let explained = pool.balancer.explain(&load, &ask, &pool.balancer.turns(0));
     let name = |member: MemberId| pool.backends[member].name.to_string();
     let tries = usize::from(config.connect_tries);

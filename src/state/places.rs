@@ -91,21 +91,13 @@ impl Places {
         if self.panic.load(Ordering::Relaxed) { HealthIgnored::Yes } else { HealthIgnored::No }
     }
 
-    /// What bounded loads are bounded by. Sessions that stay at a backend which takes no new ones count as well.
-    pub fn totals(&self) -> [Totals; 2] {
+    /// What bounded loads are bounded by, without `own` connections: those that are asked for and counted already.
+    /// Sessions that stay at a backend which takes no new ones count as well.
+    pub fn totals(&self, own: u64) -> [Totals; 2] {
         let backups = u64::from(self.at_backups.count());
-        let others = u64::from(self.taken.count()).saturating_sub(backups);
+        let others = u64::from(self.taken.count()).saturating_sub(backups + own);
         let [of_others, of_backups] = self.weights.each_ref().map(|weight| weight.load(Ordering::Relaxed));
-        // The connection that is asked for is counted already.
-        let others = Totals { active: others.saturating_sub(1), weight: of_others };
-        [others, Totals { active: backups, weight: of_backups }]
-    }
-
-    /// The same for a connection that is not counted yet.
-    pub fn totals_with_one_more(&self) -> [Totals; 2] {
-        let [mut others, backups] = self.totals();
-        others.active = u64::from(self.taken.count()).saturating_sub(backups.active);
-        [others, backups]
+        [Totals { active: others, weight: of_others }, Totals { active: backups, weight: of_backups }]
     }
 
     /// How many wait for a place.

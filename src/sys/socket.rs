@@ -133,6 +133,11 @@ pub fn start_connect(address: SocketAddr, start: Start) -> io::Result<Socket> {
     }
 }
 
+/// Whether a connection that was started is established: over loopback and to a container it is at once (`getpeername(2)`).
+pub fn is_established(socket: &Socket) -> bool {
+    socket.peer_addr().is_ok()
+}
+
 /// Sends what the socket takes at once; `WouldBlock` while it is not established (`send(2)`).
 pub fn send_now(socket: impl std::os::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
     socket2::SockRef::from(&socket).send_with_flags(bytes, libc::MSG_NOSIGNAL)

@@ -13,7 +13,7 @@ impl Dialogue {
     }
 
     pub async fn run(&self, talk: &mut Talk<'_>) -> Result<Passed, Failed> {
-        let _stream = talk.connect().await?;
+        talk.reach().await?;
         Ok(Passed::new("connected", format!("connected to {}", talk.target.address)))
     }
 }
