@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
 
+use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
@@ -192,10 +193,10 @@ impl DataPlane for Workers {
         }
     }
 
-    fn list_sessions(&self) -> Vec<oneshot::Receiver<Vec<serde_json::Value>>> {
+    fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>> {
         let ask = |handle: &WorkerHandle| {
             let (answer, list) = oneshot::channel();
-            let _ = handle.commands.send(Command::List(answer));
+            let _ = handle.commands.send(Command::List(Arc::clone(wanted), answer));
             list
         };
         self.handles.iter().map(ask).collect()

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`decide`]: pure decisions; bytes and values in, values out.
+//! - [`api`]: what the status socket says: the shapes of requests and answers.
 //! - [`config`]: TOML in, a checked configuration or every problem at once out.
 //! - [`state`]: what both planes share: snapshot, live state, counters.
 //! - [`proxy`]: the data plane; `proxy/session.rs` shows the whole way on one screen.
@@ -15,6 +16,7 @@
 //! - [`cli`]: the commands.
 //! - [`sys`]: the only room that knows system calls.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;

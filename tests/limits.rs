@@ -132,8 +132,11 @@ fn ten_thousand_clients_get_as_many_places_as_the_pool_has() {
         assert_eq!((seated.len(), refused), (700, 1804));
         all_refused += refused;
         assert_eq!(active(&daemon), 700);
-        let workers = daemon.json("/v1/status")["worker_connections"].clone();
-        assert!(workers.as_array().unwrap().iter().all(|count| count.as_u64() > Some(100)), "{workers}");
+        let workers = daemon.json("/v1/status")["workers"].clone();
+        assert!(
+            workers.as_array().unwrap().iter().all(|worker| worker["connections"].as_i64() > Some(100)),
+            "{workers}"
+        );
         seated.into_iter().for_each(end);
         wait_until_empty(&daemon);
     }

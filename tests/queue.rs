@@ -24,8 +24,11 @@ fn those_who_wait_are_served_in_order_of_arrival_over_both_workers() {
     let mut served = client(daemon.at(443));
     greeted(&served);
     let line = line(&daemon, 443, 40);
-    let workers = daemon.json("/v1/status")["worker_connections"].clone();
-    assert!(workers.as_array().unwrap().iter().all(|count| count.as_u64() > Some(3)), "both take part: {workers}");
+    let workers = daemon.json("/v1/status")["workers"].clone();
+    assert!(
+        workers.as_array().unwrap().iter().all(|worker| worker["connections"].as_i64() > Some(3)),
+        "both take part: {workers}"
+    );
     for (position, next) in line.into_iter().enumerate() {
         assert!(is_unserved(&next), "client {position} before its turn");
         end(served);

@@ -13,10 +13,11 @@ use super::checks::{Finding, Verdict};
 use super::prober::Prober;
 use super::standing::{Change, follow};
 use super::{Control, Handle};
+use crate::api::{Cause, Evidence};
 use crate::config::CheckKind;
 use crate::decide::health::agent::AgentWords;
 use crate::decide::health::{Checker, Ejection, Ejector, Ground, Health, Sign, Spare, Thresholds};
-use crate::state::{AgentOrders, Backend, Cause, EjectionReport, Evidence, HealthIgnored, Pool, Standing};
+use crate::state::{AgentOrders, Backend, EjectionReport, HealthIgnored, Pool, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// One backend.
@@ -170,7 +171,7 @@ impl Keeper {
         let found_ill = (first && health == Health::Down).then_some((Standing::Down, Standing::Down));
         if let Some(states) = changed.or(found_ill.filter(|_| self.backend.standing() == Standing::Down)) {
             let evidence = verdict.phases.iter().map(|phase| Evidence {
-                phase: phase.name,
+                phase: phase.name.into(),
                 took_ms: phase.took.as_micros() as f64 / 1000.0,
                 seen: phase.evidence.clone(),
             });

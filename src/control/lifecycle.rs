@@ -16,15 +16,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::names::{self, Names};
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, reload, renewal, state_file};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, overrides, reload, renewal, sampler, state_file};
 use crate::decide::close::CloseReason;
 use crate::state::{LogMessage, Phase, Shared, Snapshot};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Sessions may run for `shutdown-grace` (TERM).
-    Grace,
+    /// Sessions may run for this time, or for `shutdown-grace` (TERM).
+    Grace(Option<Duration>),
     /// Sessions may run without limit (QUIT).
     Unlimited,
     /// Now (INT, or a second TERM).
@@ -50,6 +50,7 @@ pub async fn run(
         probes: RefCell::new(Probes::default()),
         names: RefCell::new(Names::new(Rc::clone(&renewal))),
         renewal,
+        clock: Notify::new(),
         reloading: tokio::sync::Mutex::new(()),
         stops: stops.clone(),
     });
@@ -71,6 +72,8 @@ pub async fn run(
     if stop.is_none() {
         announce(&snapshot, shared.workers.len());
         spawn_local(renewal::keep_up(Handle::clone(&control)));
+        spawn_local(overrides::keep_time(Handle::clone(&control)));
+        spawn_local(sampler::sample(Handle::clone(&control)));
         feed_watchdog(&shared);
         stop = asked_to_stop.recv().await;
     }
@@ -126,7 +129,7 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
     let mut terms = 0;
     on_signal(SignalKind::terminate(), stops.clone(), move |stops| {
         terms += 1;
-        let _ = stops.send(if terms == 1 { Stop::Grace } else { Stop::Now });
+        let _ = stops.send(if terms == 1 { Stop::Grace(None) } else { Stop::Now });
     });
     on_signal(SignalKind::interrupt(), stops.clone(), |stops| {
         let _ = stops.send(Stop::Now);
@@ -186,7 +189,8 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
     loop {
         let deadline = match (stop, global.shutdown_grace) {
             (Stop::Now, _) => Some(begun),
-            (Stop::Grace, grace) => grace.map(|grace| begun + grace),
+            (Stop::Grace(Some(grace)), _) => Some(begun + grace),
+            (Stop::Grace(None), grace) => grace.map(|grace| begun + grace),
             (Stop::Unlimited, _) => None,
         };
         let late = async {

@@ -1,11 +1,9 @@
 //! The control plane: one thread beside the workers. Probes backends, reloads, answers the status socket, counts for
 //! metrics, obeys signals. A slow probe, a big scrape or a stuck client of the socket never delays a byte.
 
-mod admin;
 mod checks;
-mod http;
+mod failure;
 mod journal;
-mod json_lines;
 mod keeper;
 mod lifecycle;
 mod log_writer;
@@ -13,15 +11,17 @@ mod lookup;
 mod lookup_runtime;
 mod metrics;
 mod names;
+mod overrides;
 mod probe_now;
 mod prober;
 mod probes;
 mod reload;
 mod renewal;
+mod report;
+mod sampler;
 mod socket;
 mod standing;
 mod state_file;
-mod status;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
 use crate::state::{Backend, Shared, Snapshot};
@@ -68,8 +69,8 @@ pub trait DataPlane {
     fn leave(&mut self);
     /// Ends sessions, of one backend or of all; each worker at most so many of those that were not told yet.
     fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize);
-    /// Asks every worker for its open sessions; each answers with a list of JSON objects.
-    fn list_sessions(&self) -> Vec<oneshot::Receiver<Vec<serde_json::Value>>>;
+    /// Asks every worker for its open sessions that match; each answers with a list.
+    fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>>;
     /// Whether every worker has ended.
     fn has_ended(&self) -> bool;
 }
@@ -106,6 +107,8 @@ pub struct Control {
     names: RefCell<names::Names>,
     /// Rung when the pools are no longer what the configuration, names and agents say together.
     renewal: Rc<Notify>,
+    /// Rung when a word for a while was said.
+    clock: Notify,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,

@@ -224,7 +224,7 @@ impl Watching {
             report.stale_since = stale_since.map(|since| report.stale_since.unwrap_or(since));
             report.error.clone_from(&outcome.problem);
             report.left_out = outcome.left_out;
-            report.lookups[outcome.result as usize] += 1;
+            *report.lookups.entry(outcome.result.name().to_owned()).or_default() += 1;
         });
     }
 }

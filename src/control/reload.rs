@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Handle, names, probes, standing};
+use crate::api::ReloadReport;
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Phase, ReloadReport, Snapshot};
+use crate::state::{Backend, Phase, Snapshot};
 
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);

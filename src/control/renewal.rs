@@ -1,5 +1,5 @@
-//! Puts in force what changes between reloads: where names lead, and which share of a pool an agent asks for. As a reload
-//! does it, without reading anything; changes that come together make one new set of pools.
+//! Puts in force what changes between reloads: where names lead, which share of a pool an agent or an operator asks for. As
+//! a reload does it, without reading anything; changes that come together make one new set of pools.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,26 +17,31 @@ pub async fn keep_up(control: Handle) {
     loop {
         control.renewal.notified().await;
         sleep(GATHER).await;
-        let _turn = control.reloading.lock().await;
-        if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
-            continue;
-        }
-        let old = control.snapshot();
-        let resolution = control.names.borrow().resolution();
-        let outcome = match old.renewed(&resolution, control.shared.workers.len()) {
-            Ok(None) => continue,
-            Ok(Some(snapshot)) => reload::put_in_force(&control, &old, Arc::new(snapshot)).await,
-            Err(error) => Err(error.to_string()),
-        };
-        match outcome {
-            Ok(removed) => {
-                let snapshot = control.snapshot();
-                for pool in snapshot.pools.iter().filter(|pool| pool.backends.len() >= MOST_MEMBERS) {
-                    tracing::warn!(pool = &*pool.config.name, MOST_MEMBERS, "names have no more members than this");
-                }
-                tracing::info!(backends = snapshot.backends().count(), removed, "pools renewed");
+        renew(&control).await;
+    }
+}
+
+/// Puts in force what has changed by now, once no reload runs.
+pub async fn renew(control: &Handle) {
+    let _turn = control.reloading.lock().await;
+    if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
+        return;
+    }
+    let old = control.snapshot();
+    let resolution = control.names.borrow().resolution();
+    let outcome = match old.renewed(&resolution, control.shared.workers.len()) {
+        Ok(None) => return,
+        Ok(Some(snapshot)) => reload::put_in_force(control, &old, Arc::new(snapshot)).await,
+        Err(error) => Err(error.to_string()),
+    };
+    match outcome {
+        Ok(removed) => {
+            let snapshot = control.snapshot();
+            for pool in snapshot.pools.iter().filter(|pool| pool.backends.len() >= MOST_MEMBERS) {
+                tracing::warn!(pool = &*pool.config.name, MOST_MEMBERS, "names have no more members than this");
             }
-            Err(error) => tracing::error!(error, "names or agents changed the pools, but they cannot be used"),
+            tracing::info!(backends = snapshot.backends().count(), removed, "pools renewed");
         }
+        Err(error) => tracing::error!(error, "names, agents or operators changed the pools, but they cannot be used"),
     }
 }

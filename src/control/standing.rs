@@ -9,11 +9,12 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Handle;
+use crate::api::{Cause, Event, Evidence};
 use crate::config::OnDown;
 use crate::decide::balance::Ramp;
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Cause, Event, Evidence, HealthIgnored, Pool, Snapshot, Standing};
+use crate::state::{Backend, HealthIgnored, Pool, Snapshot, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// Sessions of a backend that went down that each worker resets at once, and the pause after them: about a thousand a

@@ -7,32 +7,24 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Admin, Override, Snapshot};
+use crate::state::{Overrides, Snapshot};
 
 /// The file's form; other versions are refused.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     version: u32,
-    overrides: Vec<SavedOverride>,
+    overrides: Vec<SavedOverrides>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedOverride {
+struct SavedOverrides {
     /// `POOL/BACKEND`.
     backend: String,
-    state: SavedState,
-    by_uid: u32,
-    since: jiff::Timestamp,
+    #[serde(flatten)]
+    words: Overrides,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SavedState {
-    Drain,
-    Disable,
-}
-
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Applies what the file says to the backends that are there. A missing file says nothing.
 ///
@@ -49,13 +41,8 @@ pub fn load(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
     }
     let mut applied = 0;
     for saved in saved.overrides {
-        let admin = match saved.state {
-            SavedState::Drain => Admin::Draining,
-            SavedState::Disable => Admin::Disabled,
-        };
         if let Some(backend) = snapshot.backend_named(&saved.backend) {
-            let said = Override { admin, by_uid: saved.by_uid, since: saved.since };
-            backend.change(|vitals| vitals.override_ = Some(said));
+            backend.change(|vitals| vitals.overrides = saved.words);
             applied += 1;
         } else {
             tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone");
@@ -70,14 +57,9 @@ pub fn load(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
 /// When the file cannot be written; the old one is then still whole.
 pub fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let overrides = snapshot.backends().filter_map(|(_, backend)| {
-        let said = backend.vitals().override_?;
-        let state = match said.admin {
-            Admin::Ready => return None,
-            Admin::Draining => SavedState::Drain,
-            Admin::Disabled => SavedState::Disable,
-        };
+        let words = backend.vitals().overrides;
         let backend = format!("{}/{}", backend.pool, backend.name);
-        Some(SavedOverride { backend, state, by_uid: said.by_uid, since: said.since })
+        (!words.is_empty()).then_some(SavedOverrides { backend, words })
     });
     let saved = Saved { version: VERSION, overrides: overrides.collect() };
     let fresh = path.with_extension("new");

@@ -8,6 +8,7 @@ mod consent;
 mod doors;
 mod forward;
 mod inspect;
+mod listing;
 mod pick;
 mod postgres;
 mod proxy_header;

@@ -82,16 +82,21 @@ fn count(worker: &Worker, session: &Session, reason: CloseReason) {
     report_bytes(worker, session);
 }
 
-/// Tells the counters of backend and worker of the bytes since the last time.
+/// Tells the counters of worker, listener and backend of the bytes since the last time.
 pub fn report_bytes(worker: &Worker, session: &Session) {
     let fresh = session.moved.unreported();
     for (counter, bytes) in worker.counters().relayed.iter().zip(fresh) {
         counter.add(bytes);
     }
+    let [copied_up, copied_down, spliced_up, spliced_down] = fresh;
+    let (up, down) = (copied_up + spliced_up, copied_down + spliced_down);
+    let listener = session.listener.shard();
+    listener.bytes_up.add(up);
+    listener.bytes_down.add(down);
     if let Some(seat) = &session.facts.borrow().seat {
-        let [copied_up, copied_down, spliced_up, spliced_down] = fresh;
-        seat.backend().shard().bytes_up.add(copied_up + spliced_up);
-        seat.backend().shard().bytes_down.add(copied_down + spliced_down);
+        let backend = seat.backend().shard();
+        backend.bytes_up.add(up);
+        backend.bytes_down.add(down);
     }
 }
 

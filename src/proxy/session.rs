@@ -59,6 +59,8 @@ pub struct Session {
     pub facts: RefCell<Facts>,
     /// Bytes moved so far.
     pub moved: Moved,
+    /// When the last byte moved, or when it was accepted.
+    moved_ticks: Cell<u32>,
     order: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -234,6 +236,7 @@ impl Session {
             listener: Rc::clone(&listener.brief),
             facts: RefCell::default(),
             moved: Moved::default(),
+            moved_ticks: Cell::new(ticks(coarse_ms())),
             order: Cell::new(None),
             waker: RefCell::new(None),
         });
@@ -337,23 +340,23 @@ impl Session {
         .await
     }
 
-    /// What the status shows of it.
-    pub fn describe(&self) -> serde_json::Value {
-        let facts = self.facts.borrow();
-        serde_json::json!({
-            "session": format!("{:016x}", self.id),
-            "listener": &*self.listener.state.name,
-            "client": self.client(),
-            "sni": facts.hello.as_ref().and_then(|hello| hello.sni.as_deref()),
-            "pool": facts.pool.as_ref().map(|pool| &*pool.state.name),
-            "backend": facts.seat.as_ref().map(|seat| &*seat.backend().backend.name),
-            "age_ms": self.started.elapsed().as_millis() as u64,
-            "bytes_up": self.moved.up(),
-            "bytes_down": self.moved.down(),
-            "via": facts.via().map(|via| via.peer),
-        })
+    /// Bytes moved just now.
+    pub fn touch(&self, now_ms: u64) {
+        self.moved_ticks.set(ticks(now_ms));
+    }
+
+    /// How long it has been silent, true to some milliseconds.
+    pub fn idle_ms(&self, now_ms: u64) -> u64 {
+        u64::from(ticks(now_ms).wrapping_sub(self.moved_ticks.get())) << TICK_BITS
     }
 }
+
+/// A time on the coarse clock in four bytes, in steps of 16 ms; enough for two years.
+const fn ticks(now_ms: u64) -> u32 {
+    (now_ms >> TICK_BITS) as u32
+}
+
+const TICK_BITS: u32 = 4;
 
 #[cfg(test)]
 mod tests {

@@ -17,16 +17,18 @@ use tokio::task::spawn_local;
 
 use super::doors::{Doors, install};
 use super::forward::Pipes;
+use super::listing::list;
 use super::postgres::{CancelTarget, backends_of};
 use super::ready;
 use super::refusal_log::Refusals;
 use super::sessions::Sessions;
 use super::view::{PoolView, Pools};
+use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
 use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
-use crate::sys::clock::coarse_ms;
+use crate::sys::clock::{coarse_ms, thread_cpu_micros};
 use crate::sys::limits;
 
 /// Bytes of the worker's buffer: one read of a copying direction. Chosen with the break-even of splicing.
@@ -57,8 +59,8 @@ pub enum Command {
         /// How many at most, of those that were not told yet.
         most: usize,
     },
-    /// Describe open sessions.
-    List(oneshot::Sender<Vec<serde_json::Value>>),
+    /// Describe open sessions that match.
+    List(Arc<SessionsParams>, oneshot::Sender<Vec<SessionReport>>),
     /// Know the other workers.
     Meet(Vec<mpsc::WeakUnboundedSender<Self>>),
     /// Say on which backends a source has sessions; asked by another worker.
@@ -245,11 +247,11 @@ impl Worker {
     }
 
     /// Does what needs no listening socket; the rest does not concern a worker that leaves.
-    fn obey(&self, command: Command) {
+    fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::End { matching, reason, most } => self.end(&matching, reason, most),
+            Command::List(wanted, answer) => drop(spawn_local(list(Rc::clone(self), wanted, answer))),
             // Whoever asked may have gone away.
-            Command::List(answer) => drop(answer.send(self.list())),
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
             Command::Install(_) | Command::Leave => {}
@@ -293,12 +295,6 @@ impl Worker {
     /// The other workers that are still there.
     pub fn peers(&self) -> Vec<mpsc::UnboundedSender<Command>> {
         self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
-    }
-
-    fn list(&self) -> Vec<serde_json::Value> {
-        let mut list = Vec::with_capacity(self.sessions.count());
-        self.sessions.for_each(|session| list.push(session.describe()));
-        list
     }
 
     fn end(&self, matching: &Matching, reason: CloseReason, most: usize) {
@@ -370,6 +366,7 @@ impl Worker {
         let mut most = 0;
         loop {
             self.counters().heartbeats.add(1);
+            self.counters().cpu_micros.store(thread_cpu_micros(), Ordering::Relaxed);
             self.sum_up_refusals();
             if self.counters().pipes_in_use.load(Ordering::Relaxed) == 0 {
                 self.pipes.trim();

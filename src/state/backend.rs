@@ -10,20 +10,11 @@ use hdrhistogram::Histogram;
 use super::check::{CertificateFacts, CheckPhase};
 use super::counters::{BackendShard, ConnectError, Padded};
 use super::live::LiveSigns;
+use super::overrides::{Admin, Overrides};
 use super::places::Taken;
+use super::trend::Trend;
 use crate::decide::health::Health;
 use crate::decide::health::agent::Operation;
-
-/// What an operator said of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admin {
-    /// Nothing: health decides.
-    Ready,
-    /// No new connections; sessions run on.
-    Draining,
-    /// No new connections.
-    Disabled,
-}
 
 /// Health and operator's word together: what the data plane and people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +68,7 @@ impl Standing {
             Some(Operation::Maintenance) => Admin::Disabled,
             Some(Operation::Ready) | None => Admin::Ready,
         };
-        let admin = vitals.override_.map_or(agent, |said| said.admin);
+        let admin = vitals.overrides.admin.in_force().map_or(agent, |word| word.said);
         Self::of(vitals.health, vitals.ejection.is_some(), admin)
     }
 }
@@ -112,17 +103,6 @@ pub struct CheckReport {
     pub certificate: Option<CertificateFacts>,
 }
 
-/// An operator's word and where it came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Override {
-    /// What was said.
-    pub admin: Admin,
-    /// By which user.
-    pub by_uid: u32,
-    /// When.
-    pub since: jiff::Timestamp,
-}
-
 /// What a backend's agent asked for, until it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgentOrders {
@@ -150,8 +130,8 @@ pub struct EjectionReport {
 pub struct Vitals {
     /// Health by checks and live failures.
     pub health: Health,
-    /// The operator's word, if any.
-    pub override_: Option<Override>,
+    /// What operators said.
+    pub overrides: Overrides,
     /// What its agent asked for.
     pub agent: AgentOrders,
     /// The ejection in force.
@@ -231,6 +211,8 @@ pub struct Backend {
     back_since_ms: AtomicU64,
     /// What live traffic shows.
     pub live: LiveSigns,
+    /// Its totals over time.
+    pub trend: Trend,
     vitals: Mutex<Vitals>,
     /// Counters per worker.
     pub shards: Box<[Padded<BackendShard>]>,
@@ -248,9 +230,10 @@ impl Backend {
             standing: AtomicU8::new(Standing::of(health, false, Admin::Ready) as u8),
             back_since_ms: AtomicU64::new(0),
             live: LiveSigns::default(),
+            trend: Trend::default(),
             vitals: Mutex::new(Vitals {
                 health,
-                override_: None,
+                overrides: Overrides::default(),
                 agent: AgentOrders::default(),
                 ejection: None,
                 ejections: 0,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::places::Places;
 use super::refused::RefusedRing;
+use super::trend::Trend;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{Arrival, ClientHello, FirstAnswer, Refusal};
 
@@ -92,6 +93,10 @@ pub struct ListenerShard {
     pub total: Counter,
     /// Open connections: opened here minus closed here.
     pub active: AtomicI64,
+    /// Bytes from clients.
+    pub bytes_up: Counter,
+    /// Bytes to clients.
+    pub bytes_down: Counter,
     /// Connections refused, by reason.
     pub rejected: [Counter; CloseReason::COUNT],
     /// Hellos that were whole and valid.
@@ -117,6 +122,8 @@ impl Default for ListenerShard {
         Self {
             total: Counter::default(),
             active: AtomicI64::new(0),
+            bytes_up: Counter::default(),
+            bytes_down: Counter::default(),
             rejected: std::array::from_fn(|_| Counter::default()),
             hello_ok: Counter::default(),
             hello_failed: std::array::from_fn(|_| Counter::default()),
@@ -178,6 +185,8 @@ pub struct ListenerState {
     pub name: Arc<str>,
     /// What was refused last.
     pub refused: RefusedRing,
+    /// Its totals over time.
+    pub trend: Trend,
     /// Counters per worker.
     pub shards: Box<[Padded<ListenerShard>]>,
 }
@@ -186,7 +195,7 @@ impl ListenerState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
         let shards = (0..workers).map(|_| Padded::default()).collect();
-        Self { name, refused: RefusedRing::default(), shards }
+        Self { name, refused: RefusedRing::default(), trend: Trend::default(), shards }
     }
 
     /// Open connections.
@@ -238,6 +247,8 @@ pub struct PoolState {
     pub name: Arc<str>,
     /// Places and who waits for one.
     pub places: Places,
+    /// Its totals over time.
+    pub trend: Trend,
     /// Counters per worker.
     pub shards: Box<[Padded<PoolShard>]>,
 }
@@ -245,7 +256,12 @@ pub struct PoolState {
 impl PoolState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        Self { name, places: Places::default(), shards: (0..workers).map(|_| Padded::default()).collect() }
+        Self {
+            name,
+            places: Places::default(),
+            trend: Trend::default(),
+            shards: (0..workers).map(|_| Padded::default()).collect(),
+        }
     }
 }
 
@@ -344,4 +360,6 @@ pub struct WorkerCounters {
     pub accept_errors: [Counter; 6],
     /// Ticks of the worker's heart, for the watchdog.
     pub heartbeats: Counter,
+    /// Processor time of its thread, in microseconds, as of the last beat.
+    pub cpu_micros: AtomicU64,
 }

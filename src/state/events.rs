@@ -4,66 +4,20 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::api::Event;
 
 /// Events that are kept. Chosen: a rack of backends going down and up again, some hundred kilobytes at most.
 const MOST: usize = 1000;
 
-/// One event.
-#[derive(Clone, Debug, Serialize)]
-pub struct Event {
-    /// Counts up from 1 as long as the process runs.
-    pub id: u64,
-    /// When.
-    pub time: jiff::Timestamp,
-    /// The pool.
-    pub pool: String,
-    /// The backend; `None` when the pool as a whole is meant.
-    pub backend: Option<String>,
-    /// The state before.
-    pub from: String,
-    /// The state from now on.
-    pub to: String,
-    /// What brought it about.
-    pub by: Cause,
-    /// Why, in a word.
-    pub reason: String,
-    /// Why, in a sentence.
-    pub detail: String,
-    /// What was sent, what came back and how long it took, where a check was the cause.
-    pub evidence: Vec<Evidence>,
-}
-
-/// What brings a change about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cause {
-    /// A health check.
-    Check,
-    /// Live traffic.
-    Live,
-    /// An operator.
-    Operator,
-    /// An ejection that is over.
-    Clock,
-    /// A health check that spoke for the backend: an agent.
-    Agent,
-}
-
-/// One phase of a check.
-#[derive(Clone, Debug, Serialize)]
-pub struct Evidence {
-    /// The phase.
-    pub phase: &'static str,
-    /// How long it took, in milliseconds.
-    pub took_ms: f64,
-    /// What was seen.
-    pub seen: String,
-}
-
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
-pub struct Events(Mutex<Kept>);
+pub struct Events {
+    kept: Mutex<Kept>,
+    news: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -74,18 +28,30 @@ struct Kept {
 impl Events {
     /// Keeps an event and gives it its number.
     pub fn add(&self, mut event: Event) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.next += 1;
         event.id = kept.next;
         if kept.events.len() == MOST {
             kept.events.pop_front();
         }
         kept.events.push_back(event);
+        drop(kept);
+        self.news.notify_waiters();
+    }
+
+    /// Waits for the next event; one that comes after the future was enabled is not missed.
+    pub fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    /// The number of the last one.
+    pub fn last(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).next
     }
 
     /// Those after number `after`, of one pool or all, at most `most` of the last ones.
     pub fn since(&self, after: u64, pool: Option<&str>, most: usize) -> Vec<Event> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let meant = kept.events.iter().rev().take_while(|event| event.id > after);
         let mut found: Vec<Event> =
             meant.filter(|event| pool.is_none_or(|pool| event.pool == pool)).take(most).cloned().collect();
@@ -97,6 +63,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Cause;
 
     fn event(pool: &str) -> Event {
         Event {

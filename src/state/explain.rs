@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::backend::{Backend, HealthIgnored, Standing};
@@ -49,7 +50,7 @@ impl RouteQuery {
 }
 
 /// What would become of the connection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The listener.
     pub listener: String,
@@ -74,7 +75,7 @@ pub struct Explanation {
 }
 
 /// A backend that is not the first choice.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OtherBackend {
     /// Its name.
     pub backend: String,
@@ -264,7 +265,7 @@ fn not_taking(backend: &Backend, share: Share) -> String {
             format!("ejected until {}: {}", ejection.until.strftime("%FT%TZ"), ejection.detail)
         }
         (Standing::Draining | Standing::Disabled, _) => {
-            let who = if vitals.override_.is_some() { "an operator's" } else { "its agent's" };
+            let who = if vitals.overrides.admin.in_force().is_some() { "an operator's" } else { "its agent's" };
             format!("{} by {who} word since {since}", backend.standing().name())
         }
         (Standing::Up | Standing::Unchecked | Standing::Ejected, _) => {

@@ -3,40 +3,43 @@
 
 mod backend;
 mod check;
+mod commands;
 mod counters;
 mod events;
 mod explain;
 mod live;
 mod log;
 mod names;
+mod overrides;
 mod places;
 mod refused;
 mod snapshot;
+mod trend;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use serde::Serialize;
-
+use crate::api::ReloadReport;
 use crate::decide::limits::{Bucket, SourceRates};
 
-pub use backend::{
-    Admin, AgentOrders, Backend, CheckReport, EjectionReport, HealthIgnored, Override, Standing, Timings, Vitals,
-};
+pub use backend::{AgentOrders, Backend, CheckReport, EjectionReport, HealthIgnored, Standing, Timings, Vitals};
 pub use check::{CertificateFacts, CheckPhase};
+pub use commands::Commands;
 pub use counters::{
     BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
     PoolShard, PoolState, WorkerCounters,
 };
-pub use events::{Cause, Event, Events, Evidence};
+pub use events::Events;
 pub use explain::{Explanation, RouteQuery, explain};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
-pub use names::{MOST_MEMBERS, NameReport, NameReports, Resolution, targets};
+pub use names::{MOST_MEMBERS, NameReports, Resolution, targets};
+pub use overrides::{Admin, Overrides, Word, Words};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
+pub use trend::{MINUTES, Sample, Shape, Trend};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,8 @@ pub struct Shared {
     pub log: LogSink,
     /// What happened to backends and pools.
     pub events: Events,
+    /// Commands of the status socket.
+    pub commands: Commands,
     /// How reloads went.
     pub reloads: Mutex<Reloads>,
     /// What is known of named backends.
@@ -111,17 +116,6 @@ pub struct Reloads {
     pub last: Option<ReloadReport>,
 }
 
-/// One reload.
-#[derive(Clone, Debug, Serialize)]
-pub struct ReloadReport {
-    /// Whether it took effect.
-    pub ok: bool,
-    /// When.
-    pub at: jiff::Timestamp,
-    /// What it did, or why it changed nothing.
-    pub message: String,
-}
-
 impl Shared {
     /// State of a process with `workers` worker threads.
     pub fn new(workers: usize, log: LogSink) -> Self {
@@ -131,6 +125,7 @@ impl Shared {
             workers: (0..workers).map(|_| Padded::default()).collect(),
             log,
             events: Events::default(),
+            commands: Commands::default(),
             reloads: Mutex::default(),
             names: NameReports::default(),
             cancels: Mutex::new(Cancels {

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-
+use crate::api::NameReport;
 use crate::config::{self, Address, Config};
-use crate::decide::names::{Found, LookupResult, Target, Tier};
+use crate::decide::names::{Found, Target, Tier};
 
 /// A name adds members to a pool only while it has fewer. Chosen: far below what the largest consistent-hash table
 /// takes, so that no answer can make a pool impossible; sixteen names with the most addresses that one may have.
@@ -103,28 +102,6 @@ fn member_name(backend: &config::Backend, target: &Target, address: SocketAddr) 
 /// The names of a configuration, each once.
 pub fn targets(config: &Config) -> HashSet<&Target> {
     config.pools.iter().flat_map(|pool| &pool.backends).filter_map(|backend| backend.address.target()).collect()
-}
-
-/// What people are told of a name.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct NameReport {
-    /// As in the configuration.
-    pub name: String,
-    /// Its last good set.
-    pub addresses: Vec<SocketAddr>,
-    /// When all of it was last answered; `None`: never, it has no members.
-    pub resolved_at: Option<jiff::Timestamp>,
-    /// When it is asked for next.
-    pub next_at: Option<jiff::Timestamp>,
-    /// Since when the set, or a part of it, is older than it should be.
-    pub stale_since: Option<jiff::Timestamp>,
-    /// What was wrong with the last answer.
-    pub error: Option<String>,
-    /// Addresses beyond the limit, which are not used.
-    pub left_out: usize,
-    /// Answers by [`LookupResult`].
-    #[serde(skip)]
-    pub lookups: [u64; LookupResult::ALL.len()],
 }
 
 /// The reports of all names.

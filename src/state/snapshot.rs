@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::backend::{AgentOrders, Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
 use super::names::{Members, Resolution};
+use super::overrides::Overrides;
 use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
 use crate::decide::health::Health;
@@ -94,7 +95,7 @@ pub struct Pool {
     pub state: Arc<PoolState>,
 }
 
-/// What a backend gets of its pool's connections: as configured, and as its agent asked for.
+/// What a backend gets of its pool's connections: as configured or as an operator said, and as its agent asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Weight; 0 takes no new connections.
@@ -104,13 +105,14 @@ pub struct Share {
 }
 
 impl Share {
-    fn of(config: &config::Backend, said: AgentOrders) -> Self {
-        let weight = match said.weight {
+    fn of(config: &config::Backend, agent: AgentOrders, overrides: &Overrides) -> Self {
+        let whole = overrides.weight.in_force().map_or(config.weight, |word| word.said);
+        let weight = match agent.weight {
             // As for HAProxy: a share above zero is never rounded down to none.
-            Some(percent) => (u64::from(config.weight) * u64::from(percent)).div_ceil(100) as u32,
-            None => config.weight,
+            Some(percent) => (u64::from(whole) * u64::from(percent)).div_ceil(100) as u32,
+            None => whole,
         };
-        let asked = said.max_connections.filter(|most| *most > 0);
+        let asked = agent.max_connections.filter(|most| *most > 0);
         let max_connections = [config.max_connections, asked].into_iter().flatten().min();
         Self { weight, max_connections }
     }
@@ -269,12 +271,16 @@ impl Kept {
         Listener { config: config.clone(), routes, state }
     }
 
-    /// What each member gets, as far as its agent has said something.
+    /// What each member gets, as far as operators and its agent have said something.
     fn shares(&self, config: &config::Pool, members: &Members) -> Vec<Share> {
         let share = |(backend, address): (&config::Backend, &SocketAddr)| {
             let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), *address);
-            let said = self.backends.get(&identity).map(|kept| kept.vitals().agent);
-            Share::of(backend, said.unwrap_or_default())
+            let (agent, overrides) = self
+                .backends
+                .get(&identity)
+                .map(|kept| kept.vitals())
+                .map_or_else(Default::default, |vitals| (vitals.agent, vitals.overrides));
+            Share::of(backend, agent, &overrides)
         };
         members.described.iter().zip(&members.addresses).map(share).collect()
     }

@@ -1,4 +1,5 @@
-//! A coarse monotonic clock for deadlines: one vDSO read of a few nanoseconds, true to a few milliseconds.
+//! Clocks: a coarse monotonic one for deadlines, one vDSO read of a few nanoseconds, true to a few milliseconds; and the
+//! processor time of a thread.
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -7,4 +8,11 @@ pub fn coarse_ms() -> u64 {
     // The call cannot fail for a clock that the kernel has had since 2.6.32.
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
         .map_or(0, |time| time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
+}
+
+/// Processor time of the calling thread in microseconds (`clock_gettime(2)`, `CLOCK_THREAD_CPUTIME_ID`).
+pub fn thread_cpu_micros() -> u64 {
+    // As above.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
 }

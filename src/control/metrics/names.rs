@@ -3,18 +3,19 @@
 use std::fmt;
 
 use super::Writer;
+use crate::api::NameReport;
 use crate::decide::names::LookupResult;
-use crate::state::{NameReport, Shared};
+use crate::state::Shared;
 
 /// Writes the families of names.
 pub fn names(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
     let all = shared.names.list();
     let label = |report: &NameReport| vec![("name", report.name.clone())];
     let rows = all.iter().flat_map(|report| {
-        LookupResult::ALL.into_iter().zip(report.lookups).map(move |(result, count)| {
+        LookupResult::ALL.into_iter().map(move |result| {
             let mut labels = label(report);
             labels.push(("result", result.name().to_owned()));
-            (labels, count)
+            (labels, report.lookups.get(result.name()).copied().unwrap_or(0))
         })
     });
     out.counters("name_lookups", "Answers for named backends, by what became of them", rows)?;

@@ -199,6 +199,7 @@ impl Flow {
         }
         self.pass_on_fin();
         if moved || self.finished() != finished {
+            session.touch(now);
             self.unreported = true;
             self.deadline_ms = self.quiet_until(session, now);
         } else if now >= self.deadline_ms && self.kernel_still_delivers() {

@@ -1,10 +1,10 @@
 //! The HTTP dialect of the status socket, and the metrics address: GET only, one request per connection.
 
-use serde_json::Value;
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::status::{self, SessionFilter};
-use super::{Control, metrics};
+use super::super::{Control, metrics, report};
+use crate::api::SessionsParams;
 use crate::state::Phase;
 
 /// Longest request head, in bytes.
@@ -30,8 +30,11 @@ impl Answer {
         Self { status, content_type: "text/plain; charset=utf-8", body: format!("{body}\n") }
     }
 
-    fn json(value: &Value) -> Self {
-        Self { status: "200 OK", content_type: "application/json", body: format!("{value}\n") }
+    fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_string(value) {
+            Ok(text) => Self { status: "200 OK", content_type: "application/json", body: text + "\n" },
+            Err(error) => Self::text("500 Internal Server Error", &error.to_string()),
+        }
     }
 }
 
@@ -97,11 +100,11 @@ async fn answer(control: &Control, target: &str, paths: Paths) -> Answer {
             Phase::Running => Answer::text("200 OK", "ready"),
             other => Answer::text("503 Service Unavailable", other.name()),
         },
-        "/v1/status" => Answer::json(&status::status(control)),
-        "/v1/backends" => Answer::json(&status::backends(control, None).unwrap_or_default()),
-        "/v1/sessions" => Answer::json(&status::sessions(control, &SessionFilter::default()).await),
-        "/v1/refused" => Answer::json(&status::refused(control, None).unwrap_or_default()),
-        "/v1/events" => Answer::json(&status::events(control, 0, None, usize::MAX)),
+        "/v1/status" => Answer::json(&report::status(control)),
+        "/v1/backends" => Answer::json(&report::backends(control, None).unwrap_or_default()),
+        "/v1/sessions" => Answer::json(&report::sessions(control, SessionsParams::default()).await),
+        "/v1/refused" => Answer::json(&report::refused(control, None).unwrap_or_default()),
+        "/v1/events" => Answer::json(&report::events(control, 0, None, usize::MAX)),
         "/v1/config" => {
             Answer { status: "200 OK", content_type: "application/toml", body: crate::config::dump(&control.config()) }
         }

@@ -1,5 +1,10 @@
 //! The status socket: a unix socket, told apart by the first bytes into its dialects, with limits on clients and time.
 
+mod haproxy;
+mod http;
+mod json_lines;
+mod methods;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,15 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::admin::Peer;
-use super::http::{self, Paths};
-use super::{Handle, json_lines};
+use self::http::Paths;
+use super::Handle;
+use super::overrides::Peer;
 
 /// Clients at once; further ones wait.
 const MOST_CLIENTS: usize = 64;
@@ -126,8 +131,7 @@ async fn serve_client(control: Handle, mut stream: UnixStream) -> io::Result<()>
         let limit = REQUEST_LIMIT + WRITE_LIMIT;
         return timeout(limit, http::serve(&control, stream, first, Paths::All)).await?;
     }
-    let message = "HAProxy's runtime API is not built yet; this version speaks HTTP GET and JSON lines\n\n";
-    timeout(WRITE_LIMIT, stream.write_all(message.as_bytes())).await?
+    haproxy::serve(&control, stream, first, peer).await
 }
 
 /// An upper-case word first is an HTTP method; HAProxy's commands are in lower case.

@@ -1,0 +1,138 @@
+//! What becomes of totals over time: rates of the last second, the most so far, and the last hour of states. Fed once a
+//! second by the control plane; workers know nothing of it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::backend::Standing;
+use crate::api::Rates;
+
+/// Minutes that are kept.
+pub const MINUTES: usize = 60;
+
+/// Totals at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Connections so far.
+    pub connections: u64,
+    /// Open ones.
+    pub active: u64,
+    /// Bytes from clients so far.
+    pub bytes_up: u64,
+    /// Bytes to clients so far.
+    pub bytes_down: u64,
+}
+
+/// What the last samples come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// Over the time between the last two samples.
+    pub rates: Rates,
+    /// The most new connections in a second.
+    pub most_connections: f64,
+    /// The most open connections.
+    pub most_active: u64,
+}
+
+/// Totals over time.
+#[derive(Debug, Default)]
+pub struct Trend(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: Option<Sample>,
+    shape: Shape,
+    /// The worst state of each minute and the number of the last one, in minutes of Unix time.
+    minutes: VecDeque<Standing>,
+    minute: i64,
+}
+
+impl Trend {
+    /// Takes a sample `seconds` after the one before.
+    pub fn take(&self, sample: Sample, seconds: f64) {
+        let kept = &mut *self.lock();
+        if let Some(last) = kept.last.replace(sample) {
+            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds.max(0.001);
+            kept.shape.rates = Rates {
+                connections: rate(sample.connections, last.connections),
+                bytes_up: rate(sample.bytes_up, last.bytes_up),
+                bytes_down: rate(sample.bytes_down, last.bytes_down),
+            };
+        }
+        let shape = &mut kept.shape;
+        shape.most_connections = shape.most_connections.max(shape.rates.connections);
+        shape.most_active = shape.most_active.max(sample.active);
+    }
+
+    /// Notes the state in this minute of Unix time.
+    pub fn note(&self, standing: Standing, minute: i64) {
+        let kept = &mut *self.lock();
+        let passed = (minute - kept.minute).clamp(0, MINUTES as i64) as usize;
+        if kept.minutes.is_empty() {
+            kept.minutes.push_back(standing);
+        } else if passed > 0 {
+            // A minute without a sample was as the one after it: the control plane was held up.
+            kept.minutes.extend(std::iter::repeat_n(standing, passed));
+        } else if let Some(last) = kept.minutes.back_mut() {
+            *last = (*last).max(standing);
+        }
+        kept.minute = minute.max(kept.minute);
+        let surplus = kept.minutes.len().saturating_sub(MINUTES);
+        kept.minutes.drain(..surplus);
+    }
+
+    /// What the samples come to.
+    pub fn shape(&self) -> Shape {
+        self.lock().shape
+    }
+
+    /// The worst state of each minute, the oldest first, and the number of the last minute.
+    pub fn minutes(&self) -> (Vec<Standing>, i64) {
+        let kept = self.lock();
+        (kept.minutes.iter().copied().collect(), kept.minute)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_over_the_last_samples_and_the_most_is_kept() {
+        let trend = Trend::default();
+        let sample = |connections, active| Sample { connections, active, bytes_up: connections * 10, bytes_down: 0 };
+        trend.take(sample(100, 5), 1.0);
+        let is = |value: f64, wanted: f64| (value - wanted).abs() < 1e-9;
+        assert!(is(trend.shape().rates.connections, 0.0), "one sample is no rate");
+        trend.take(sample(160, 9), 2.0);
+        trend.take(sample(170, 1), 1.0);
+        let shape = trend.shape();
+        assert!(is(shape.rates.connections, 10.0) && is(shape.rates.bytes_up, 100.0), "{shape:?}");
+        assert!(is(shape.most_connections, 30.0) && shape.most_active == 9, "{shape:?}");
+    }
+
+    #[test]
+    fn a_minute_has_its_worst_state_and_an_hour_is_kept() {
+        let trend = Trend::default();
+        for (standing, minute) in
+            [(Standing::Up, 100), (Standing::Down, 100), (Standing::Up, 100), (Standing::Up, 101), (Standing::Up, 104)]
+        {
+            trend.note(standing, minute);
+        }
+        assert_eq!(
+            trend.minutes(),
+            (vec![Standing::Down, Standing::Up, Standing::Up, Standing::Up, Standing::Up], 104)
+        );
+        (105..300).for_each(|minute| trend.note(Standing::Up, minute));
+        trend.note(Standing::Up, 90);
+        assert_eq!(
+            (trend.minutes().0.len(), trend.minutes().1),
+            (MINUTES, 299),
+            "a clock that is set back adds nothing"
+        );
+    }
+}
