@@ -253,3 +253,26 @@ fn sessions_of_removed_backends_are_kept_drained_or_closed() {
         }
     }
 }
+
+#[test]
+fn a_storm_of_reloads_becomes_a_few_and_the_last_file_counts() {
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let daemon = Daemon::start_on(address, ONE, "", |command| command);
+    let body = |pool: &str| ONE.replace("pool.a", &format!("pool.{pool}")).replace("\"a\"", &format!("\"{pool}\""));
+    let before = daemon.metric("sluice_config_generation");
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..100)
+            .map(|number| {
+                daemon.write_config(&body(&format!("p{number}")), "");
+                scope.spawn(|| daemon.ask("reload", &json!({})))
+            })
+            .collect();
+        for answer in asking.into_iter().map(|thread| thread.join().unwrap()) {
+            assert_eq!(answer["result"]["ok"], true, "{answer}");
+        }
+    });
+    let generations = daemon.metric("sluice_config_generation") - before;
+    assert!((1.0..=60.0).contains(&generations), "{generations} generations for 100 requests");
+    assert!(daemon.get("/v1/config").unwrap().1.contains("[pool.p99]"));
+}

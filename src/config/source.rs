@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -113,6 +114,29 @@ impl Sources {
             failed(io::Error::new(io::ErrorKind::InvalidData, format!("line {} is not UTF-8", line + 1)))
         })?;
         self.files.push(SourceFile::new(path.display().to_string(), text));
+        Ok(())
+    }
+
+    /// Refuses files that anybody may write or replace: whoever can change the configuration of a process that runs as root
+    /// can do what it can.
+    ///
+    /// # Errors
+    /// For the first such file.
+    pub fn refuse_open_to_all(&self) -> Result<(), SourceError> {
+        for path in self.files.iter().map(|file| Path::new(&file.name)) {
+            let failed = |cause| SourceError { path: path.to_owned(), cause };
+            let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder_mode = fs::metadata(folder).map_err(failed)?.permissions().mode();
+            // In a folder with the sticky bit only owners replace files.
+            let replaceable = folder_mode & 0o002 != 0 && folder_mode & 0o1000 == 0;
+            if mode & 0o002 != 0 || replaceable {
+                let what = if replaceable { "its folder" } else { "it" };
+                let why =
+                    format!("anybody may write {what}, and this process is root; chmod o-w, or run it as its own user");
+                return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+            }
+        }
         Ok(())
     }
 

@@ -52,6 +52,7 @@ pub async fn run(
         renewal,
         clock: Notify::new(),
         reloading: tokio::sync::Mutex::new(()),
+        reloads: reload::Requests::default(),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);

@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::config::{Log, LogFormat, LogTarget};
 use crate::state::{LogMessage, LogSink};
+use crate::sys::privileges::give_up_capabilities;
 
 /// Batches that may wait. A batch holds up to 64 KiB of lines, so this bounds memory at 64 MiB when the target hangs.
 const QUEUE: usize = 1024;
@@ -26,7 +27,11 @@ pub fn start_log(log: &Log) -> io::Result<LogSink> {
     let (queue, inbox) = sync_channel(QUEUE);
     let sink = LogSink::new(queue);
     let counter = sink.clone();
-    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&mut target, &inbox, &counter))?;
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        // It was started before the process gave its own up; without that it only has more than it needs.
+        let _ = give_up_capabilities();
+        write_all(&mut target, &inbox, &counter);
+    })?;
     Ok(sink)
 }
 

@@ -50,10 +50,16 @@ pub enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// Reads the sources anew.
+    /// Reads the sources anew; as root not those that anybody may write.
     pub fn read(&self) -> Result<Sources, SourceError> {
         match self {
-            Self::Paths(paths) => Sources::read(paths),
+            Self::Paths(paths) => {
+                let sources = Sources::read(paths)?;
+                if nix::unistd::geteuid().is_root() {
+                    sources.refuse_open_to_all()?;
+                }
+                Ok(sources)
+            }
             Self::Text(text) => Ok(Sources::from_text("command line", text)),
         }
     }
@@ -111,6 +117,7 @@ pub struct Control {
     clock: Notify,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
+    reloads: reload::Requests,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }
 

@@ -1,6 +1,7 @@
 //! Reload: read, check, build, bind, swap. Everything that can fail comes before the swap, so that a bad file or a
 //! taken port changes nothing.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,21 @@ use crate::state::{Backend, Phase, Snapshot};
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Reloads the configuration. Returns what was done, or why nothing was.
+///
+/// Those that are asked for while one runs become one: it begins after all of them were asked for.
 pub async fn reload(control: &Handle) -> ReloadReport {
+    let ticket = control.reloads.draw();
     let _turn = control.reloading.lock().await;
+    if let Some(report) = control.reloads.covered(ticket) {
+        return report;
+    }
+    let covers = control.reloads.drawn();
+    let report = reload_now(control).await;
+    control.reloads.cover(covers, &report);
+    report
+}
+
+async fn reload_now(control: &Handle) -> ReloadReport {
     let outcome = if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
         Err("the process is stopping".to_owned())
     } else {
@@ -43,6 +57,33 @@ pub async fn reload(control: &Handle) -> ReloadReport {
     }
     reloads.last = Some(report.clone());
     report
+}
+
+/// Who asked for a reload, and which of them were served.
+#[derive(Debug, Default)]
+pub struct Requests {
+    drawn: Cell<u64>,
+    served: RefCell<Option<(u64, ReloadReport)>>,
+}
+
+impl Requests {
+    fn draw(&self) -> u64 {
+        self.drawn.set(self.drawn.get() + 1);
+        self.drawn.get()
+    }
+
+    fn drawn(&self) -> u64 {
+        self.drawn.get()
+    }
+
+    /// The outcome of a reload that began after this one was asked for.
+    fn covered(&self, ticket: u64) -> Option<ReloadReport> {
+        self.served.borrow().as_ref().filter(|(covers, _)| *covers >= ticket).map(|(_, report)| report.clone())
+    }
+
+    fn cover(&self, covers: u64, report: &ReloadReport) {
+        self.served.replace(Some((covers, report.clone())));
+    }
 }
 
 async fn try_reload(control: &Handle) -> Result<String, String> {

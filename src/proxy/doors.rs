@@ -11,8 +11,8 @@ use super::view;
 use super::worker::{Generation, Listening, Worker};
 use crate::sys::socket::set_first_speaker;
 
-/// Listening sockets by their configured address, with the tasks that accept on them.
-pub type Doors = HashMap<SocketAddr, (Rc<Door>, JoinHandle<()>)>;
+/// Listening sockets by their configured address, mostly one, with the tasks that accept on them.
+pub type Doors = HashMap<SocketAddr, Vec<(Rc<Door>, JoinHandle<()>)>>;
 
 /// Takes a generation: sockets that stay get their new listener, new ones begin to accept, others are closed.
 pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
@@ -21,33 +21,27 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
     let (pools, listeners) = view::listeners(&generation.snapshot, &worker.pools(), worker.id);
     worker.set_pools(pools);
     let mut kept = HashMap::new();
-    for Listening { bind, listener, socket } in generation.listening {
-        let Some(view) = listeners.get(listener).map(Rc::clone) else { continue };
-        let first = view.first_speaker();
-        let door = match (doors.remove(&bind), socket) {
-            (Some((door, task)), _) => {
-                door.listener.replace(view);
-                kept.insert(bind, (Rc::clone(&door), task));
-                door
-            }
-            (None, Some(socket)) => match Door::new(socket, view) {
+    for Listening { bind, listener, sockets } in generation.listening {
+        let Some(view) = listeners.get(listener) else { continue };
+        let mut here = doors.remove(&bind).unwrap_or_default();
+        for socket in sockets {
+            match Door::new(socket, Rc::clone(view)) {
                 Ok(door) => {
                     let door = Rc::new(door);
                     let task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(&door)));
-                    kept.insert(bind, (Rc::clone(&door), task));
-                    door
+                    here.push((door, task));
                 }
-                Err(error) => {
-                    tracing::error!(%bind, %error, "cannot register the listening socket");
-                    continue;
-                }
-            },
-            (None, None) => continue,
-        };
-        // Without the option a connection is accepted a little earlier than needed.
-        let _ = set_first_speaker(door.socket(), first);
+                Err(error) => tracing::error!(%bind, %error, "cannot register the listening socket"),
+            }
+        }
+        for (door, _) in &here {
+            door.listener.replace(Rc::clone(view));
+            // Without the option a connection is accepted a little earlier than needed.
+            let _ = set_first_speaker(door.socket(), view.first_speaker());
+        }
+        kept.insert(bind, here);
     }
-    for (door, _) in doors.values() {
+    for (door, _) in doors.values().flatten() {
         door.close();
     }
     *doors = kept;

@@ -99,8 +99,8 @@ pub struct Listening {
     pub bind: SocketAddr,
     /// Position of the listener.
     pub listener: usize,
-    /// A new socket; `None` where the worker has one.
-    pub socket: Option<Socket>,
+    /// New sockets; none where the worker has some.
+    pub sockets: Vec<Socket>,
 }
 
 /// A running worker.
@@ -183,7 +183,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         }
     }
     worker.set_pools(Rc::new([]));
-    let closing = doors.drain().map(|(_, (door, task))| {
+    let closing = doors.drain().flat_map(|(_, doors)| doors).map(|(door, task)| {
         door.close();
         task
     });

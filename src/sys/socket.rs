@@ -41,11 +41,16 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    adopt_listener(&socket)?;
+    Ok(socket)
+}
+
+/// Sets what accepted sockets inherit, and the longest queue; of a bound socket, which may be listening already.
+pub fn adopt_listener(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive(INHERITED_KEEPALIVE))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
+    socket.listen(BACKLOG)
 }
 
 /// Sets `TCP_DEFER_ACCEPT` as fits who speaks first: with one second, a silent client is accepted after its

@@ -21,6 +21,7 @@ mod tls_hello;
 mod wire_text;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::format_duration;
@@ -121,7 +122,18 @@ fn warn_of_none(pool: &Section<'_>, place: Place, problems: &mut Problems) {
     problems.add(Code::NoHealthCheck, place, message).hint(hint);
 }
 
+/// Keys whose values are paths of files.
+const FILES: [&str; 4] = ["ca", "certificate", "key", "password-file"];
+
 impl HealthCheck {
+    /// The files that it reads.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let table = self.dump();
+        let paths = FILES.iter().filter_map(|key| table.get(*key)?.as_str());
+        // The one word among them.
+        paths.filter(|path| *path != "system").map(PathBuf::from).collect()
+    }
+
     /// The check as TOML, as the dump shows it; files by their paths.
     pub(super) fn dump(&self) -> toml::Table {
         let mut table = toml::Table::new();

@@ -60,6 +60,16 @@ impl std::error::Error for SocketError {}
 pub struct StatusSocket {
     listener: UnixListener,
     path: PathBuf,
+    owner: Owner,
+}
+
+/// Whose the file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Ours: it goes with us.
+    Us,
+    /// The service manager's.
+    ServiceManager,
 }
 
 impl StatusSocket {
@@ -84,14 +94,22 @@ impl StatusSocket {
         nix::sys::stat::umask(mask);
         let listener = bound.map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), owner: Owner::Us })
+    }
+
+    /// Takes a socket that the service manager opened, with the mode that it gave it.
+    pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Self, SocketError> {
+        let listener = UnixListener::from_std(listener).map_err(|error| SocketError::Failed(path.to_owned(), error))?;
+        Ok(Self { listener, path: path.to_owned(), owner: Owner::ServiceManager })
     }
 }
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        // A file that is left behind is recognised as stale at the next start.
-        let _ = fs::remove_file(&self.path);
+        if self.owner == Owner::Us {
+            // A file that is left behind is recognised as stale at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

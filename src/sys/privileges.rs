@@ -1,0 +1,104 @@
+//! Gives up what a process that only moves bytes does not need: capabilities, new privileges, most of the file system.
+//! All of it is per thread and inherited, so it is done before other threads are started.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    path_beneath_rules,
+};
+
+/// What may be needed after the start: privileged ports of a reload.
+const KEPT_FOR_BINDING: Capability = Capability::CAP_NET_BIND_SERVICE;
+/// What the data path uses all the time, where it was given: pipes beyond `fs.pipe-user-pages-soft`.
+const KEPT_IN_FORCE: Capability = Capability::CAP_SYS_RESOURCE;
+
+/// Folders of the system that are read: libraries, authorities, names, settings of the kernel.
+const SYSTEM: [&str; 9] = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/run"];
+
+/// Rights that landlock knows since Linux 5.19; later ones are not about files, or not needed.
+const RIGHTS: ABI = ABI::V2;
+
+/// No program that this process starts gets more rights than it has itself (`PR_SET_NO_NEW_PRIVS`, `prctl(2)`).
+pub fn refuse_new_privileges() -> io::Result<()> {
+    nix::sys::prctl::set_no_new_privs().map_err(io::Error::from)
+}
+
+/// Gives up the calling thread's capabilities, but for those above, as far as it has them.
+pub fn give_up_capabilities() -> io::Result<()> {
+    let keep = |set: CapSet, kept: &[Capability]| {
+        let has = caps::read(None, set)?;
+        caps::set(None, set, &has.into_iter().filter(|one| kept.contains(one)).collect::<CapsHashSet>())
+    };
+    let all = || {
+        caps::clear(None, CapSet::Ambient)?;
+        caps::clear(None, CapSet::Inheritable)?;
+        keep(CapSet::Effective, &[KEPT_IN_FORCE])?;
+        keep(CapSet::Permitted, &[KEPT_IN_FORCE, KEPT_FOR_BINDING])
+    };
+    all().map_err(io::Error::other)
+}
+
+/// While it lives, the calling thread may bind privileged ports, if it ever could.
+#[derive(Debug)]
+pub struct Binding(());
+
+impl Binding {
+    /// Raises the capability.
+    pub fn begin() -> Self {
+        let may = caps::has_cap(None, CapSet::Permitted, KEPT_FOR_BINDING).unwrap_or(false);
+        if may {
+            // Without it, binding says what is missing.
+            let _ = caps::raise(None, CapSet::Effective, KEPT_FOR_BINDING);
+        }
+        Self(())
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        // Fails only where there is nothing to lower.
+        let _ = caps::drop(None, CapSet::Effective, KEPT_FOR_BINDING);
+    }
+}
+
+/// What of the file system stays open.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Files and folders that are read, besides the system's own.
+    pub read: Vec<PathBuf>,
+    /// Folders in which files are made, written, renamed and removed.
+    pub written: Vec<PathBuf>,
+}
+
+/// How far the file system was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// All but what was asked for.
+    Yes,
+    /// The kernel does not know how (`landlock(7)`, Linux 5.13).
+    Unsupported,
+}
+
+/// Closes the file system for the calling thread and those that it starts. Paths that are not there are left out.
+///
+/// # Errors
+/// When the kernel knows landlock and refuses all the same.
+pub fn close_file_system(files: &Files) -> io::Result<Closed> {
+    let read = AccessFs::from_read(RIGHTS);
+    let system = SYSTEM.iter().map(Path::new).chain(files.read.iter().map(PathBuf::as_path));
+    let restrict = || -> Result<_, landlock::RulesetError> {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(RIGHTS))?
+            .create()?
+            .add_rules(path_beneath_rules(system, read))?
+            .add_rules(path_beneath_rules(["/dev/null"], AccessFs::from_all(RIGHTS)))?
+            .add_rules(path_beneath_rules(&files.written, AccessFs::from_all(RIGHTS)))?
+            .restrict_self()
+    };
+    let status = restrict().map_err(io::Error::other)?;
+    Ok(if status.ruleset == RulesetStatus::NotEnforced { Closed::Unsupported } else { Closed::Yes })
+}
