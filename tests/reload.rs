@@ -4,8 +4,9 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,7 +14,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::hello::client_hello;
-use support::{Backend, Daemon, connect, deaf, eventually, exchange, own_loopback};
+use support::{Backend, DEADLINE, Daemon, connect, deaf, eventually, exchange, own_loopback};
 
 const ONE: &str = r#"
 [[listener]]
@@ -255,24 +256,41 @@ fn sessions_of_removed_backends_are_kept_drained_or_closed() {
 }
 
 #[test]
-fn a_storm_of_reloads_becomes_a_few_and_the_last_file_counts() {
+fn reloads_asked_for_while_one_runs_become_one_that_reads_the_last_file() {
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));
     let daemon = Daemon::start_on(address, ONE, "", |command| command);
     let body = |pool: &str| ONE.replace("pool.a", &format!("pool.{pool}")).replace("\"a\"", &format!("\"{pool}\""));
+    let file = daemon.dir().join("sluice.toml");
+    daemon.write_config(&body("first"), "");
+    let first = std::fs::read_to_string(&file).unwrap();
+    // A pipe holds the first one up until the test has written it.
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = daemon.dir().join("pipe");
+    std::fs::hard_link(&file, &pipe).unwrap();
     let before = daemon.metric("sluice_config_generation");
-    thread::scope(|scope| {
-        let asking: Vec<_> = (0..100)
-            .map(|number| {
-                daemon.write_config(&body(&format!("p{number}")), "");
-                scope.spawn(|| daemon.ask("reload", &json!({})))
-            })
-            .collect();
-        for answer in asking.into_iter().map(|thread| thread.join().unwrap()) {
-            assert_eq!(answer["result"]["ok"], true, "{answer}");
-        }
-    });
-    let generations = daemon.metric("sluice_config_generation") - before;
-    assert!((1.0..=60.0).contains(&generations), "{generations} generations for 100 requests");
-    assert!(daemon.get("/v1/config").unwrap().1.contains("[pool.p99]"));
+    let ask = || {
+        let mut client = UnixStream::connect(daemon.socket()).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.write_all(b"{\"method\":\"reload\"}\n").unwrap();
+        BufReader::new(client)
+    };
+    let mut asking = vec![ask()];
+    // Opened for writing only once somebody reads.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    daemon.write_config(&body("last"), "");
+    asking.extend((0..50).map(|_| ask()));
+    // Whoever comes later is answered later, so that all have been read by then.
+    daemon.json("/v1/status");
+    daemon.json("/v1/status");
+    writer.write_all(first.as_bytes()).unwrap();
+    drop(writer);
+    for mut client in asking {
+        let mut answer = String::new();
+        client.read_line(&mut answer).unwrap();
+        assert!(answer.contains("\"ok\":true"), "{answer}");
+    }
+    assert_eq!(daemon.metric("sluice_config_generation") - before, 2.0, "one for the first, one for the others");
+    assert!(daemon.get("/v1/config").unwrap().1.contains("[pool.last]"));
 }
