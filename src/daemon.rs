@@ -13,8 +13,8 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
-use crate::proxy::{self, Command, Generation, Listening, Matching, WorkerHandle};
-use crate::state::{Backend, Resolution, Shared, Snapshot};
+use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
+use crate::state::{Matching, Resolution, Shared, Snapshot};
 use crate::sys::{limits, socket};
 
 /// Descriptors that the process needs besides connections: sockets, logs, runtimes, probes.
@@ -186,11 +186,13 @@ impl DataPlane for Workers {
         }
     }
 
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize) {
-        for handle in &self.handles {
-            let matching = backend.map_or(Matching::All, |backend| Matching::Backend(Arc::clone(backend)));
-            let _ = handle.commands.send(Command::End { matching, reason, most });
-        }
+    fn end_sessions(&self, matching: &Matching, reason: CloseReason, most: usize) -> Vec<oneshot::Receiver<u64>> {
+        let tell = |handle: &WorkerHandle| {
+            let (answer, told) = oneshot::channel();
+            let _ = handle.commands.send(Command::End { matching: matching.clone(), reason, most, answer });
+            told
+        };
+        self.handles.iter().map(tell).collect()
     }
 
     fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>> {

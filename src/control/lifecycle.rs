@@ -18,7 +18,7 @@ use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
 use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, overrides, reload, renewal, sampler, state_file};
 use crate::decide::close::CloseReason;
-use crate::state::{LogMessage, Phase, Shared, Snapshot};
+use crate::state::{LogMessage, Matching, Phase, Shared, Snapshot};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub async fn run(
         renewal,
         clock: Notify::new(),
         reloading: tokio::sync::Mutex::new(()),
+        kills: RefCell::default(),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);
@@ -210,7 +211,7 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
             () = late => break,
         }
     }
-    control.plane.borrow().end_sessions(None, CloseReason::Shutdown, usize::MAX);
+    control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
     // Sessions that are told to end do so at their next turn; a worker that hangs is left behind.
     if timeout(Duration::from_secs(5), ended(control)).await.is_err() {
         tracing::error!("a worker did not end in time");

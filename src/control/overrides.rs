@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::failure::Failure;
+use super::kill::{BATCH, check_rate, idle_first, pace};
 use super::standing::{Change, follow};
 use super::{Handle, renewal, report, state_file};
-use crate::api::{Cause, Changed};
-use crate::state::{Admin, Backend, Overrides, Pool, Snapshot, Standing, Word};
+use crate::api::{Cause, Changed, DrainParams};
+use crate::decide::close::CloseReason;
+use crate::state::{Admin, Backend, DrainPlan, Overrides, Pool, Snapshot, Standing, Vitals, Word};
 
 /// Who is at the other end of the status socket (`SO_PEERCRED`, `unix(7)`).
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,38 @@ pub async fn say(
     limit: Option<Duration>,
     peer: Peer,
 ) -> Result<Changed, Failure> {
+    carry_out(control, path, saying, limit, None, peer).await
+}
+
+/// Drains a backend, and has the sessions ended that are left after a while, if that is wished.
+///
+/// # Errors
+/// As for [`say`].
+pub async fn drain(control: &Handle, params: &DrainParams, peer: Peer) -> Result<Changed, Failure> {
+    let DrainParams { backend, for_ms, kill_after_ms, rate } = params;
+    let rate = check_rate(*rate)?;
+    let plan = match (kill_after_ms.map(Duration::from_millis), rate) {
+        (None, Some(_)) => return Err(Failure::new("bad_params", "`rate` needs `kill_after_ms`")),
+        (Some(after), _) if after > LONGEST => {
+            return Err(Failure::new("bad_params", "`kill_after_ms` is above a year"));
+        }
+        (after, rate) => after.and_then(|after| {
+            let kill_at = Timestamp::now().checked_add(after).ok()?;
+            Some(DrainPlan { kill_at, rate, has_begun: false })
+        }),
+    };
+    let saying = Saying::State(Admin::Draining);
+    carry_out(control, backend, saying, for_ms.map(Duration::from_millis), plan, peer).await
+}
+
+async fn carry_out(
+    control: &Handle,
+    path: &str,
+    saying: Saying,
+    limit: Option<Duration>,
+    plan: Option<DrainPlan>,
+    peer: Peer,
+) -> Result<Changed, Failure> {
     let snapshot = control.snapshot();
     let (pool, backend) = find(&snapshot, path).ok_or_else(|| Failure::no_such_backend(path))?;
     if let Saying::Weight(weight) = saying
@@ -70,6 +105,7 @@ pub async fn say(
         Saying::Reset => "reset".to_owned(),
     };
     let until_text = until.map(|until| format!(" until {until:.0}")).unwrap_or_default();
+    let kill_at = plan.map(|plan| plan.kill_at.to_string());
     let detail = format!("{what}{until_text}, by uid {uid} (pid {pid})");
     change(control, pool, backend, Cause::Operator, &detail, |words| match saying {
         Saying::State(Admin::Ready) if until.is_none() => words.admin.take_back(),
@@ -77,8 +113,12 @@ pub async fn say(
         Saying::Weight(said) => words.weight.say(Word { said, by_uid: uid, since: now, until }),
         Saying::Reset => *words = Overrides::default(),
     });
+    if plan.is_some() {
+        backend.change(|vitals| vitals.drain = plan);
+    }
     let state = backend.standing().name();
-    tracing::info!(backend = path, what, until = until_text.trim_start(), state, uid, pid, "operator changed backend");
+    let until = until_text.trim_start();
+    tracing::info!(backend = path, what, until, kill_at, state, uid, pid, "operator changed backend");
     control.clock.notify_one();
     renewal::renew(control).await;
     let kept = keep(control);
@@ -114,7 +154,11 @@ fn change(
     change: impl FnOnce(&mut Overrides),
 ) {
     let before = backend.vitals().overrides;
-    let moved = backend.change(|vitals| change(&mut vitals.overrides));
+    let moved = backend.change(|vitals| {
+        change(&mut vitals.overrides);
+        // Each word about the state is a new plan, or the end of one.
+        vitals.drain = vitals.drain.filter(|_| vitals.overrides.admin == before.admin);
+    });
     let after = backend.vitals().overrides;
     let weighs_else = before.weight.in_force().map(|word| word.said) != after.weight.in_force().map(|word| word.said);
     // A weight is an event too, though the state stays.
@@ -140,11 +184,11 @@ pub fn keep(control: &Handle) -> Option<bool> {
     }
 }
 
-/// Ends words whose time is over; runs for ever.
+/// Ends words whose time is over, and sessions of backends that were drained for long enough; runs for ever.
 pub async fn keep_time(control: Handle) {
     loop {
         let snapshot = control.snapshot();
-        let next = snapshot.backends().filter_map(|(_, backend)| backend.vitals().overrides.next_end()).min();
+        let next = snapshot.backends().filter_map(|(_, backend)| next_of(&backend.vitals())).min();
         match next {
             Some(next) => {
                 let left = Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default();
@@ -159,6 +203,25 @@ pub async fn keep_time(control: Handle) {
     }
 }
 
+/// When something is to be done about a backend.
+fn next_of(vitals: &Vitals) -> Option<Timestamp> {
+    let kill_at = vitals.drain.filter(|plan| !plan.has_begun).map(|plan| plan.kill_at);
+    [vitals.overrides.next_end(), kill_at].into_iter().flatten().min()
+}
+
+/// Ends the sessions of a drained backend, as long as the plan stands.
+async fn end_drained(control: &Handle, backend: &Backend, plan: DrainPlan) {
+    let path = format!("{}/{}", backend.pool, backend.name);
+    let stands = || backend.vitals().drain == Some(plan);
+    let (sessions, rate) = (backend.active.count(), plan.rate);
+    tracing::info!(backend = path, sessions, rate, "drained for long enough: its sessions end");
+    while stands() && backend.active.count() > 0 {
+        let left = idle_first(control, &path).await;
+        pace(control, left, plan.rate, CloseReason::Drained, stands).await;
+        sleep(BATCH).await;
+    }
+}
+
 async fn expire(control: &Handle) {
     let now = Timestamp::now();
     let snapshot = control.snapshot();
@@ -170,6 +233,12 @@ async fn expire(control: &Handle) {
             change(control, pool, backend, Cause::Clock, "an operator's word is over", |words| _ = words.expire(now));
             let (pool, backend, state) = (&*backend.pool, &*backend.name, backend.standing().name());
             tracing::info!(pool, backend, state, "an operator's word is over");
+        }
+        if let Some(plan) = backend.vitals().drain.filter(|plan| !plan.has_begun && plan.kill_at <= now) {
+            let plan = DrainPlan { has_begun: true, ..plan };
+            backend.change(|vitals| vitals.drain = Some(plan));
+            let (control, backend) = (Handle::clone(control), Arc::clone(backend));
+            spawn_local(async move { end_drained(&control, &backend, plan).await });
         }
     }
     if any {

@@ -12,7 +12,7 @@ use crate::api::ReloadReport;
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Phase, Snapshot};
+use crate::state::{Backend, Matching, Phase, Snapshot};
 
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -128,7 +128,8 @@ fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
         for backend in removed {
             // Sessions that are still in their set-up know it, and must not go there any more.
             backend.change(|vitals| vitals.health = Health::Down);
-            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained, usize::MAX);
+            let matching = Matching::Backend(Arc::clone(backend));
+            control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
         }
     };
     match (config.global.removed_sessions, config.global.shutdown_grace) {

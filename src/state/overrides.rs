@@ -115,6 +115,17 @@ impl Overrides {
     }
 }
 
+/// How the sessions of a drained backend end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrainPlan {
+    /// When those that are left are ended.
+    pub kill_at: Timestamp,
+    /// So many a second; `None`: at once.
+    pub rate: Option<f64>,
+    /// Whether that has begun.
+    pub has_begun: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

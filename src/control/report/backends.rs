@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::super::Control;
 use crate::api::{
-    AgentReport, BackendReport, CheckState, EjectionState, History, HistoryReport, OverrideReport, Quantiles,
+    AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport, OverrideReport, Quantiles,
     WordReport,
 };
 use crate::config;
@@ -83,7 +83,7 @@ fn report(
             .map(|(place, name)| ((*name).to_owned(), backend.sum(|shard| shard.first_answers[place].get())))
             .collect(),
         said: override_report(&vitals.overrides),
-        drain: None,
+        drain: vitals.drain.map(|plan| DrainReport { kill_at: plan.kill_at, rate: plan.rate }),
         connect_ms: quantiles(&timings.connect),
         session_ms: quantiles(&timings.session),
         first_byte_ms: quantiles(&timings.first_byte),
