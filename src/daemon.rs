@@ -14,7 +14,7 @@ use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
 use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
-use crate::state::{Matching, Resolution, Shared, Snapshot};
+use crate::state::{Matching, Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::{limits, socket};
 
 /// Descriptors that the process needs besides connections: sockets, logs, runtimes, probes.
@@ -73,7 +73,8 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
                 Some(TcpListener::bind(address).await.map_err(|error| StartError::Metrics(address, error))?)
             }
         };
-        let snapshot = Snapshot::build(Arc::new(config), None, &Resolution::Sets(HashMap::new()), workers);
+        let supplement = Supplement { names: &Resolution::Sets(HashMap::new()), operators: &Operators::default() };
+        let snapshot = Snapshot::build(Arc::new(config), None, &supplement, workers);
         let snapshot = Arc::new(snapshot.map_err(|error| StartError::Pool(error.to_string()))?);
         let mut plane = Workers::new(workers);
         plane.prepare(&snapshot).map_err(StartError::Bind)?;

@@ -10,6 +10,7 @@ mod lifecycle;
 mod log_writer;
 mod lookup;
 mod lookup_runtime;
+mod members;
 mod metrics;
 mod names;
 mod overrides;
@@ -35,7 +36,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
-use crate::state::{Matching, Shared, Snapshot};
+use crate::state::{Matching, Operators, Shared, Snapshot};
 
 pub use lifecycle::run;
 pub use log_writer::{start_log, start_tracing};
@@ -112,6 +113,10 @@ pub struct Control {
     clock: Notify,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
+    /// What operators said beside the configuration.
+    operators: RefCell<Operators>,
+    /// Held while the state file is written.
+    saving: tokio::sync::Mutex<()>,
     /// Sessions that are being ended at a rate.
     kills: RefCell<kill::Kills>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,

@@ -1,18 +1,21 @@
 //! Operators' words about backends: drain, disable, enable, weight, reset. Each is logged with the peer that said it, kept
 //! in the state file, and ends by itself where a time was given.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
 use super::kill::{BATCH, check_rate, idle_first, pace};
 use super::standing::{Change, follow};
 use super::{Handle, renewal, report, state_file};
 use crate::api::{Cause, Changed, DrainParams};
+use crate::config::MOST_WEIGHT;
 use crate::decide::close::CloseReason;
 use crate::state::{Admin, Backend, DrainPlan, Overrides, Pool, Snapshot, Standing, Vitals, Word};
 
@@ -38,8 +41,8 @@ pub enum Saying {
 
 /// Longest time after which a word may undo itself. Chosen.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
-/// Most weight, as in the configuration.
-const MOST_WEIGHT: u32 = 1000;
+/// Longest wait for the disk.
+const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest sleep before the clock is looked at: it may have been set.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -121,7 +124,7 @@ async fn carry_out(
     tracing::info!(backend = path, what, until, kill_at, state, uid, pid, "operator changed backend");
     control.clock.notify_one();
     renewal::renew(control).await;
-    let kept = keep(control);
+    let kept = keep(control).await;
     changed(control, path, kept)
 }
 
@@ -153,13 +156,13 @@ fn change(
     detail: &str,
     change: impl FnOnce(&mut Overrides),
 ) {
-    let before = backend.vitals().overrides;
+    let before = backend.words();
     let moved = backend.change(|vitals| {
         change(&mut vitals.overrides);
         // Each word about the state is a new plan, or the end of one.
         vitals.drain = vitals.drain.filter(|_| vitals.overrides.admin == before.admin);
     });
-    let after = backend.vitals().overrides;
+    let after = backend.words();
     let weighs_else = before.weight.in_force().map(|word| word.said) != after.weight.in_force().map(|word| word.said);
     // A weight is an event too, though the state stays.
     let same: fn(Standing) -> (Standing, Standing) = |standing| (standing, standing);
@@ -171,17 +174,56 @@ fn change(
 }
 
 /// Writes the state file, if there is one. `Some(false)`: it could not be written, and the log says why.
-pub fn keep(control: &Handle) -> Option<bool> {
-    let snapshot = control.snapshot();
-    let path = snapshot.config.global.state_file.as_ref()?;
-    match state_file::save(path, &snapshot) {
-        Ok(()) => Some(true),
+pub async fn keep(control: &Handle) -> Option<bool> {
+    let path = control.config().global.state_file.clone()?;
+    let writing = {
+        let (control, path) = (Handle::clone(control), path.clone());
+        // A task of its own: it goes on in its turn although nobody waits for it any more.
+        spawn_local(async move {
+            let _turn = control.saving.lock().await;
+            let text = state_file::text(&control.snapshot(), &control.operators.borrow())?;
+            // A disk that hangs must not hold up the control plane.
+            spawn_blocking(move || state_file::write(&path, &text)).await?
+        })
+    };
+    let outcome = match timeout(SAVE_LIMIT, writing).await {
+        Ok(written) => written.map_err(io::Error::other).flatten(),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the disk did not answer within {SAVE_LIMIT:?}"))),
+    };
+    if let Err(error) = &outcome {
+        let path = path.display();
+        tracing::error!(%path, %error, "cannot write the state file: the change will not survive a restart");
+    }
+    Some(outcome.is_ok())
+}
+
+/// Takes up what the state file says, before anything is in force: words about backends that are there are theirs from now
+/// on.
+pub fn restore(control: &Handle, snapshot: &Snapshot) {
+    let Some(path) = &snapshot.config.global.state_file else { return };
+    let mut operators = match state_file::load(path, Timestamp::now()) {
+        Ok(operators) => operators,
+        // Starting without them beats not starting.
         Err(error) => {
-            let path = path.display();
-            tracing::error!(%path, %error, "cannot write the state file: the change will not survive a restart");
-            Some(false)
+            let aside = (error.kind() == io::ErrorKind::InvalidData).then(|| state_file::put_aside(path));
+            let aside = aside.map(|moved| moved.map_or_else(|error| error.to_string(), |to| to.display().to_string()));
+            tracing::error!(path = %path.display(), %error, aside, "cannot use the state file");
+            return;
+        }
+    };
+    let (overrides, added) = (operators.absent.len(), operators.added.values().map(BTreeMap::len).sum::<usize>());
+    for (_, backend) in snapshot.backends() {
+        if let Some(absent) = operators.absent.remove(&backend.path()) {
+            backend.change(|vitals| vitals.overrides = absent.words);
         }
     }
+    for backend in operators.absent.keys() {
+        tracing::warn!(backend, "the state file has an override of a backend that is not there");
+    }
+    if overrides + added > 0 {
+        tracing::info!(overrides, added, "restored from the state file");
+    }
+    *control.operators.borrow_mut() = operators;
 }
 
 /// Ends words whose time is over, and sessions of backends that were drained for long enough; runs for ever.
@@ -211,7 +253,7 @@ fn next_of(vitals: &Vitals) -> Option<Timestamp> {
 
 /// Ends the sessions of a drained backend, as long as the plan stands.
 async fn end_drained(control: &Handle, backend: &Backend, plan: DrainPlan) {
-    let path = format!("{}/{}", backend.pool, backend.name);
+    let path = backend.path();
     let stands = || backend.vitals().drain == Some(plan);
     let (sessions, rate) = (backend.active.count(), plan.rate);
     tracing::info!(backend = path, sessions, rate, "drained for long enough: its sessions end");
@@ -227,7 +269,7 @@ async fn expire(control: &Handle) {
     let snapshot = control.snapshot();
     let mut any = false;
     for (pool, backend) in snapshot.backends() {
-        let due = backend.vitals().overrides.next_end().is_some_and(|end| end <= now);
+        let due = backend.words().next_end().is_some_and(|end| end <= now);
         if due {
             any = true;
             change(control, pool, backend, Cause::Clock, "an operator's word is over", |words| _ = words.expire(now));
@@ -244,6 +286,6 @@ async fn expire(control: &Handle) {
     if any {
         renewal::renew(control).await;
         // Said in the log when it fails.
-        let _ = keep(control);
+        let _ = keep(control).await;
     }
 }

@@ -251,6 +251,16 @@ impl Backend {
         }
     }
 
+    /// `POOL/BACKEND`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.pool, self.name)
+    }
+
+    /// What operators said of it.
+    pub fn words(&self) -> Overrides {
+        self.lock_vitals().overrides
+    }
+
     /// Health and operator's word together.
     pub fn standing(&self) -> Standing {
         let byte = self.standing.load(Ordering::Relaxed);

@@ -61,6 +61,11 @@ impl<T: Copy> Words<T> {
         self.passing.or(self.lasting)
     }
 
+    /// What all of them say.
+    pub fn all(&self) -> impl Iterator<Item = T> {
+        [self.lasting, self.passing].into_iter().flatten().map(|word| word.said)
+    }
+
     /// Takes a word. A lasting one ends all others; one for a while covers the lasting one.
     pub fn say(&mut self, word: Word<T>) {
         if word.until.is_some() {

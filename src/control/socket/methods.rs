@@ -11,7 +11,7 @@ use super::super::kill;
 use super::super::lifecycle::Stop;
 use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
-use super::super::{Handle, reload, report};
+use super::super::{Handle, members, reload, report};
 use crate::api::{
     BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, SessionsParams,
     StopParams, Stopping, WeightParams,
@@ -101,6 +101,8 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             say(control, &backend, Saying::Reset, None, peer).await
         }
         "kill" => answer(&kill::kill(control, &read(params)?, peer).await?),
+        "backend_add" => answer(&members::add(control, read(params)?, peer).await?),
+        "backend_remove" => answer(&members::remove(control, &read(params)?, peer).await?),
         "probe" => probe(control, read(params)?).await,
         "stop" => {
             let StopParams { grace_ms } = read(params)?;
