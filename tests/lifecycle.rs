@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -66,21 +67,57 @@ fn term_lets_sessions_end_by_themselves() {
     assert!(!daemon.socket().exists(), "the status socket is removed");
 }
 
+/// Says something again and again until the session breaks.
+fn chatters(mut session: TcpStream) -> JoinHandle<()> {
+    let mut answer = [0; 4];
+    thread::spawn(move || while session.write_all(b"ping").and_then(|()| session.read_exact(&mut answer)).is_ok() {})
+}
+
 #[test]
 fn grace_runs_out_and_every_session_gets_its_record() {
     let (mut daemon, _backend) = start("shutdown-grace = \"300ms\"\n");
-    let mut sessions: Vec<TcpStream> = (0..10).map(|_| open_session(&daemon)).collect();
+    let mut silent: Vec<TcpStream> = (0..10).map(|_| open_session(&daemon)).collect();
+    let chatting = chatters(open_session(&daemon));
     let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait_for_exit().success());
     let took = begun.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&took), "{took:?}");
-    for session in &mut sessions {
+    for session in &mut silent {
         assert!(session.read(&mut [0; 1]).is_err(), "reset, not a clean end");
     }
+    chatting.join().unwrap();
     let records = daemon.records();
-    assert_eq!(records.len(), 10);
+    assert_eq!(records.len(), 11);
     assert!(records.iter().all(|record| record["end"] == "shutdown"), "{records:?}");
+}
+
+#[test]
+fn silent_sessions_end_one_by_one_in_the_second_half_of_the_grace() {
+    let (mut daemon, _backend) = start("shutdown-grace = \"2s\"\n");
+    let silent: Vec<TcpStream> = (0..30).map(|_| open_session(&daemon)).collect();
+    let client = open_session(&daemon);
+    let chatting = chatters(client);
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    let ends: Vec<Duration> = silent
+        .into_iter()
+        .map(|mut session| {
+            thread::spawn(move || {
+                assert!(session.read(&mut [0; 1]).is_err(), "reset, not a clean end");
+                begun.elapsed()
+            })
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    let (first, last) = (ends.iter().min().unwrap(), ends.iter().max().unwrap());
+    assert!(*first >= Duration::from_millis(950), "none in the first half: {first:?}");
+    assert!(*last - *first >= Duration::from_millis(500), "spread: {ends:?}");
+    chatting.join().unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(2), "who speaks has all of the grace");
+    assert!(daemon.wait_for_exit().success());
 }
 
 #[test]
@@ -128,7 +165,9 @@ fn service_manager_is_told_of_every_step() {
             if text.contains(wanted) {
                 return text;
             }
-            assert!(text.contains("WATCHDOG=1"), "{wanted} wanted, not {text}");
+            // Listening sockets are offered to the descriptor store before.
+            let in_between = ["WATCHDOG=1", "FDSTORE=1"].iter().any(|word| text.contains(word));
+            assert!(in_between, "{wanted} wanted, not {text}");
         }
     };
     let address = own_loopback();

@@ -10,15 +10,18 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::{self, Names};
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, overrides, reload, renewal, sampler, state_file};
+use super::{
+    ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
+};
+use crate::api::{SessionsParams, SortBy};
 use crate::decide::close::CloseReason;
-use crate::state::{LogMessage, Phase, Shared, Snapshot};
+use crate::state::{LogMessage, Matching, Phase, Shared, Snapshot, Supplement};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,9 @@ pub async fn run(
         clock: Notify::new(),
         reloading: tokio::sync::Mutex::new(()),
         reloads: reload::Requests::default(),
+        operators: RefCell::default(),
+        saving: tokio::sync::Mutex::new(()),
+        kills: RefCell::default(),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);
@@ -91,7 +97,18 @@ pub async fn run(
 /// Listeners are bound; clients wait in the backlog until names are resolved and the first checks have answered.
 async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     let resolution = names::add(control, &snapshot.config).await;
-    let renewed = match snapshot.renewed(&resolution, control.shared.workers.len()) {
+    overrides::restore(control, snapshot);
+    let renew = || {
+        let operators = control.operators.borrow();
+        let supplement = Supplement { names: &resolution, operators: &operators };
+        snapshot.renewed(&supplement, control.shared.workers.len())
+    };
+    let renewed = renew().or_else(|error| {
+        tracing::error!(%error, "added backends are not used");
+        control.operators.borrow_mut().added.clear();
+        renew()
+    });
+    let renewed = match renewed {
         Ok(renewed) => renewed.map(Arc::new),
         Err(error) => {
             tracing::error!(%error, "names are not used");
@@ -100,19 +117,10 @@ async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     };
     let snapshot = renewed.as_ref().unwrap_or(snapshot);
     control.shared.set_snapshot(Arc::clone(snapshot));
-    restore_overrides(snapshot);
+    members::settle(control, &[], snapshot);
+    members::yield_to_file(control, snapshot);
     probes::apply_and_wait(control, snapshot).await;
     control.plane.borrow_mut().install(snapshot);
-}
-
-fn restore_overrides(snapshot: &Snapshot) {
-    let Some(path) = &snapshot.config.global.state_file else { return };
-    match state_file::load(path, snapshot) {
-        Ok(0) => {}
-        Ok(overrides) => tracing::info!(overrides, "overrides restored from the state file"),
-        // Starting without them beats not starting.
-        Err(error) => tracing::error!(path = %path.display(), %error, "cannot use the state file"),
-    }
 }
 
 fn announce(snapshot: &Snapshot, workers: usize) {
@@ -173,7 +181,7 @@ fn on_signal<T: 'static>(kind: SignalKind, context: T, mut act: impl FnMut(&T) +
 }
 
 /// Stops: readiness first, then the listeners, then sessions as `stop` says; a further word may shorten it.
-async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedReceiver<Stop>) {
+async fn leave(control: &Handle, mut stop: Stop, more: &mut mpsc::UnboundedReceiver<Stop>) {
     let global = control.config().global.clone();
     tell_systemd(&[NotifyState::Stopping]);
     control.shared.set_phase(Phase::Leaving);
@@ -187,6 +195,9 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
     control.shared.set_phase(Phase::Draining);
     control.plane.borrow_mut().leave();
     let mut begun = Instant::now();
+    // Gone with this future; a further word may have shortened the time that it counts on.
+    let thinning = spawn_local(thin_out(Handle::clone(control), stop, global.shutdown_grace));
+    let _thinning = AbortOnDrop(thinning.abort_handle());
     loop {
         let deadline = match (stop, global.shutdown_grace) {
             (Stop::Now, _) => Some(begun),
@@ -211,10 +222,39 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
             () = late => break,
         }
     }
-    control.plane.borrow().end_sessions(None, CloseReason::Shutdown, usize::MAX);
+    control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
     // Sessions that are told to end do so at their next turn; a worker that hangs is left behind.
     if timeout(Duration::from_secs(5), ended(control)).await.is_err() {
         tracing::error!("a worker did not end in time");
+    }
+}
+
+/// In the second half of the grace, ends those that have been silent since the first half, little by little with jitter, so
+/// that not all clients come back in the same moment.
+async fn thin_out(control: Handle, stop: Stop, usual: Option<Duration>) {
+    let grace = match stop {
+        Stop::Grace(Some(grace)) => Some(grace),
+        Stop::Grace(None) => usual,
+        Stop::Unlimited | Stop::Now => None,
+    };
+    let Some(half) = grace.map(|grace| grace / 2).filter(|half| !half.is_zero()) else { return };
+    sleep(half).await;
+    let silent =
+        SessionsParams { idle_ms: Some(half.as_millis() as u64), sort: SortBy::Idle, ..SessionsParams::default() };
+    let ids = report::ids(&report::sessions(&control, silent).await);
+    // Some time is left for what the last ones still have to say.
+    let rate = ids.len() as f64 / (half.as_secs_f64() * 0.9);
+    if !ids.is_empty() {
+        tracing::info!(sessions = ids.len(), "silent sessions end one by one");
+        kill::pace(&control, ids, Some(rate), CloseReason::Shutdown, || true).await;
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

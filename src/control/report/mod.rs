@@ -13,7 +13,7 @@ use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Pool, Standi
 
 pub use backends::{backend, backends, history};
 pub use refused::refused;
-pub use sessions::sessions;
+pub use sessions::{ids, sessions};
 
 /// The process as a whole.
 pub fn status(control: &Control) -> StatusReport {

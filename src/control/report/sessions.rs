@@ -30,3 +30,8 @@ pub async fn sessions(control: &Control, wanted: SessionsParams) -> Vec<SessionR
     list.truncate(wanted.limit.unwrap_or(usize::MAX));
     list
 }
+
+/// Their ids as numbers, in the same order.
+pub fn ids(sessions: &[SessionReport]) -> Vec<u64> {
+    sessions.iter().filter_map(|session| u64::from_str_radix(&session.session, 16).ok()).collect()
+}

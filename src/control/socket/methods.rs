@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::failure::Failure;
+use super::super::kill;
 use super::super::lifecycle::Stop;
 use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
-use super::super::{Handle, reload, report};
+use super::super::{Handle, members, reload, report};
 use crate::api::{
     BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, SessionsParams,
     StopParams, Stopping, WeightParams,
@@ -31,8 +32,24 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "route", "reload", "drain", "disable", "enable",
-    "weight", "reset", "probe", "stop",
+    "status",
+    "backends",
+    "history",
+    "sessions",
+    "events",
+    "refused",
+    "route",
+    "reload",
+    "drain",
+    "disable",
+    "enable",
+    "weight",
+    "reset",
+    "kill",
+    "backend_add",
+    "backend_remove",
+    "probe",
+    "stop",
 ];
 
 /// Carries out a request and counts it.
@@ -85,7 +102,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             let report = reload::reload(control).await;
             if report.ok { answer(&report) } else { Err(Failure::new("reload_failed", report.message)) }
         }
-        "drain" => order(control, params, Admin::Draining, peer).await,
+        "drain" => answer(&overrides::drain(control, &read(params)?, peer).await?),
         "disable" => order(control, params, Admin::Disabled, peer).await,
         "enable" => order(control, params, Admin::Ready, peer).await,
         "weight" => {
@@ -99,6 +116,9 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             }
             say(control, &backend, Saying::Reset, None, peer).await
         }
+        "kill" => answer(&kill::kill(control, &read(params)?, peer).await?),
+        "backend_add" => answer(&members::add(control, read(params)?, peer).await?),
+        "backend_remove" => answer(&members::remove(control, &read(params)?, peer).await?),
         "probe" => probe(control, read(params)?).await,
         "stop" => {
             let StopParams { grace_ms } = read(params)?;
