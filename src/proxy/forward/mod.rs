@@ -30,6 +30,10 @@ use crate::sys::socket;
 
 /// How often the source of a stuck direction is asked whether it broke: nobody reads it, so nobody would notice.
 const STUCK_CHECK_MS: u64 = 2000;
+/// A reset waits until the other side's kernel has everything before it: how often that is looked at, and how often without
+/// progress. Chosen: two seconds, after which a reader that does not read is reset all the same.
+const LINGER_LOOK_MS: u64 = 20;
+const LINGER_LOOKS: u8 = 100;
 
 /// How often the counters are told of the bytes of a session that goes on.
 const REPORT_EVERY_MS: u64 = 1000;
@@ -132,6 +136,8 @@ struct Broken {
     cut_short: bool,
     /// How the session is recorded: done when one side had closed before, as PostgreSQL does in every session.
     reason: CloseReason,
+    /// How often it is still looked whether the other side's kernel has everything.
+    looks: u8,
 }
 
 impl Flow {
@@ -221,7 +227,7 @@ impl Flow {
             self.reported_ms = now;
             record::report_bytes(worker, session);
         }
-        self.arm(worker, session);
+        self.arm(worker, session, now);
         session.remember(cx.waker());
         // After a break the other direction does something else than what its waker was registered for.
         let go_on = |step| matches!(step, Step::Again | Step::Broken(_));
@@ -259,10 +265,12 @@ impl Flow {
     }
 
     /// Sees to the next visit by the clock.
-    fn arm(&self, worker: &Worker, session: &Session) {
+    fn arm(&self, worker: &Worker, session: &Session, now: u64) {
         let report = if self.unreported { self.reported_ms + REPORT_EVERY_MS } else { u64::MAX };
         let next = self.deadline_ms.min(self.watch.next_ms(session.started_ms)).min(self.stuck_check_ms).min(report);
-        let next = next.min(self.answer.deadline_ms(session));
+        let lingers = self.broken.is_some_and(|broken| broken.looks < LINGER_LOOKS);
+        let look = if lingers { now + LINGER_LOOK_MS } else { u64::MAX };
+        let next = next.min(self.answer.deadline_ms(session)).min(look);
         if next != u64::MAX {
             worker.sessions.arm(session, next);
         }
@@ -284,7 +292,7 @@ impl Flow {
                 _ if from_fin || to_fin || ended => CloseReason::Done,
                 broken => broken.reset_reason(),
             };
-            self.broken = Some(Broken { side, cut_short: !ended, reason });
+            self.broken = Some(Broken { side, cut_short: !ended, reason, looks: LINGER_LOOKS });
         }
         // Bytes for a side that is gone have nowhere to go; bytes from it that arrived before are still delivered.
         if matches!(step, Step::Broken(Lost::Source(_))) {
@@ -334,16 +342,24 @@ impl Flow {
     }
 
     /// Why the session is over, once it is. The sockets are then set to close with FIN, or with RST where a stream
-    /// was cut short: as soon as what came before the cut is delivered.
-    fn over(&self) -> Option<CloseReason> {
-        if let Some(Broken { side, cut_short: true, reason }) = self.broken {
+    /// was cut short: as soon as what came before the cut is delivered and acknowledged.
+    fn over(&mut self) -> Option<CloseReason> {
+        if let Some(Broken { side, cut_short: true, reason, looks }) = &mut self.broken {
             let (delivered, other) = match side {
                 Side::Client => (self.up.is_finished(), &self.backend),
                 Side::Backend => (self.down.is_finished(), &self.client),
             };
-            if delivered {
+            // A kernel that had to drop a segment does not believe a reset beyond it at once, and its question, which it
+            // asks twice a second at most, finds nobody: the other side would wait for ever (RFC 5961 3.2).
+            let unsent = if delivered { socket::unsent(other) } else { 0 };
+            if delivered && (unsent == 0 || *looks == 0) {
                 socket::reset_on_close(other);
-                return Some(reason);
+                return Some(*reason);
+            }
+            if delivered {
+                *looks = if unsent == self.unsent { *looks - 1 } else { LINGER_LOOKS - 1 };
+                self.unsent = unsent;
+                return None;
             }
         }
         (self.finished() == 2).then(|| self.broken.map_or(CloseReason::Done, |broken| broken.reason))
