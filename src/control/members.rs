@@ -134,15 +134,7 @@ async fn bring_into_force(control: &Handle, wanted: Operators) -> Result<(), Fai
     Ok(())
 }
 
-fn announce(
-    control: &Handle,
-    pool: &str,
-    name: &str,
-    (from, to): (&str, &str),
-    reason: &str,
-    what: &str,
-    peer: Peer,
-) {
+fn announce(control: &Handle, pool: &str, name: &str, (from, to): (&str, &str), reason: &str, what: &str, peer: Peer) {
     let (uid, pid) = (peer.uid, peer.pid.unwrap_or(0));
     tracing::info!(pool, backend = name, what, uid, pid, "operator changed pool");
     control.shared.events.add(Event {

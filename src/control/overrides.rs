@@ -188,7 +188,9 @@ pub async fn keep(control: &Handle) -> Option<bool> {
     };
     let outcome = match timeout(SAVE_LIMIT, writing).await {
         Ok(written) => written.map_err(io::Error::other).flatten(),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the disk did not answer within {SAVE_LIMIT:?}"))),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("the disk did not answer within {SAVE_LIMIT:?}")))
+        }
     };
     if let Err(error) = &outcome {
         let path = path.display();

@@ -66,9 +66,8 @@ impl Members {
         let mut seen: HashSet<SocketAddr> = members.addresses.iter().copied().collect();
         let mut called: HashSet<Arc<str>> = members.described.iter().map(|member| Arc::clone(&member.name)).collect();
         let sources = &pool.source_addresses;
-        let fits = |address: SocketAddr| {
-            sources.is_empty() || sources.iter().any(|from| from.is_ipv4() == address.is_ipv4())
-        };
+        let fits =
+            |address: SocketAddr| sources.is_empty() || sources.iter().any(|from| from.is_ipv4() == address.is_ipv4());
         for (name, added) in supplement.operators.added_to(&pool.name) {
             let (name, address) = (Arc::clone(name), added.address);
             let full = members.described.len() >= MOST_MEMBERS;

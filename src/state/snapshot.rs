@@ -260,7 +260,8 @@ impl Kept {
         let pools = previous.into_iter().flat_map(|snapshot| &snapshot.pools);
         let backends = || previous.into_iter().flat_map(Snapshot::backends).map(|(_, backend)| backend);
         let absent = supplement.operators.absent.iter().map(|(path, absent)| (path.clone(), absent.words));
-        let spoken_of = backends().map(|backend| (backend.path(), backend.words())).filter(|(_, said)| !said.is_empty());
+        let spoken_of =
+            backends().map(|backend| (backend.path(), backend.words())).filter(|(_, said)| !said.is_empty());
         let identity = |backend: &Arc<Backend>| (Arc::clone(&backend.pool), Arc::clone(&backend.name), backend.address);
         Self {
             listeners: listeners.map(|l| (Arc::clone(&l.config.name), Arc::clone(&l.state))).collect(),

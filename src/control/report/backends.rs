@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::super::Control;
 use crate::api::{
-    AddedReport, AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport, OverrideReport, Quantiles,
-    WordReport,
+    AddedReport, AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport,
+    OverrideReport, Quantiles, WordReport,
 };
 use crate::config;
 use crate::decide::health::agent::Operation;

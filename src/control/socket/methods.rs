@@ -14,8 +14,8 @@ use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
 use super::super::{Handle, members, reload, report};
 use crate::api::{
-    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, RouteParams, SessionsParams,
-    StopParams, Stopping, WeightParams,
+    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, RouteParams,
+    SessionsParams, StopParams, Stopping, WeightParams,
 };
 use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{Admin, RouteQuery, explain};
@@ -33,8 +33,24 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "route", "reload", "drain", "disable", "enable",
-    "weight", "reset", "kill", "backend_add", "backend_remove", "probe", "stop",
+    "status",
+    "backends",
+    "history",
+    "sessions",
+    "events",
+    "refused",
+    "route",
+    "reload",
+    "drain",
+    "disable",
+    "enable",
+    "weight",
+    "reset",
+    "kill",
+    "backend_add",
+    "backend_remove",
+    "probe",
+    "stop",
 ];
 
 /// Carries out a request and counts it.
