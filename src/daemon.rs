@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::net::TcpListener;
@@ -65,7 +66,7 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
     let shared = Arc::new(Shared::new(workers, log));
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(StartError::System)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let status = StatusSocket::open(&config.global.status_socket).map_err(StartError::Socket)?;
         let metrics = match config.global.metrics {
             None => None,
@@ -82,7 +83,10 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
         let plane = Box::new(plane);
         control::run(shared, source, snapshot, plane, status, metrics).await;
         Ok(())
-    })
+    });
+    // A file on a dead mount must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 fn warn_of_limits(config: &Config, descriptors: u64) {
@@ -167,8 +171,9 @@ impl DataPlane for Workers {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Arc<Snapshot>) {
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
         let wanted = addresses(snapshot);
+        let mut taken = Vec::new();
         for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
             let listening = wanted.iter().map(|(listener, bind)| {
                 let place = sockets.iter().position(|(address, _)| address == bind);
@@ -176,9 +181,13 @@ impl DataPlane for Workers {
             });
             let listening = listening.collect();
             // A worker that is gone is noticed by the watchdog.
-            let _ = handle.commands.send(Command::Install(Generation { snapshot: Arc::clone(snapshot), listening }));
+            let (answer, has_it) = oneshot::channel();
+            let generation = Generation { snapshot: Arc::clone(snapshot), listening };
+            let _ = handle.commands.send(Command::Install(generation, answer));
+            taken.push(has_it);
         }
         self.bound = wanted.into_iter().map(|(_, bind)| bind).collect();
+        taken
     }
 
     fn leave(&mut self) {
