@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -270,6 +269,7 @@ fn a_plan_is_replaced_and_ends_with_its_word() {
     scene.result("weight", &json!({ "backend": path, "weight": 7 }));
     assert!(has_plan());
     // The word is over before the time has come.
+    scene.result("reset", &json!({ "backend": path }));
     drain(&[("kill_after_ms", 600.0), ("for_ms", 200.0)]);
     eventually("the word is over", || (scene.row(1001)["state"] == "unchecked").then_some(()));
     assert!(!has_plan());
