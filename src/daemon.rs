@@ -85,7 +85,7 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
     let shared = Arc::new(Shared::new(workers, log));
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(StartError::System)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let path = &config.global.status_socket;
         let status = match handed_status {
             Some(listener) => StatusSocket::adopt(listener, path),
@@ -111,7 +111,10 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
         let plane = Box::new(plane);
         control::run(shared, source, snapshot, plane, status, metrics).await;
         Ok(())
-    })
+    });
+    // A file on a dead mount must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 /// Closes what is never needed, before the first thread is started. Says why the file system was not closed, if so.
@@ -301,8 +304,9 @@ impl DataPlane for Workers {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Arc<Snapshot>) {
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
         let wanted = addresses(snapshot);
+        let mut taken = Vec::new();
         for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
             let listening = wanted.iter().map(|(listener, bind)| {
                 let new = sockets.extract_if(.., |(address, _)| address == bind).map(|(_, socket)| socket);
@@ -310,8 +314,12 @@ impl DataPlane for Workers {
             });
             let listening = listening.collect();
             // A worker that is gone is noticed by the watchdog.
-            let _ = handle.commands.send(Command::Install(Generation { snapshot: Arc::clone(snapshot), listening }));
+            let (answer, has_it) = oneshot::channel();
+            let generation = Generation { snapshot: Arc::clone(snapshot), listening };
+            let _ = handle.commands.send(Command::Install(generation, answer));
+            taken.push(has_it);
         }
+<<<<<<< HEAD
         let bound: HashSet<SocketAddr> = wanted.into_iter().map(|(_, bind)| bind).collect();
         self.left.retain(|_, since| since.elapsed() < CLOSING);
         for gone in self.bound.difference(&bound).filter(|address| !self.handed_over.contains_key(address)) {
@@ -319,6 +327,10 @@ impl DataPlane for Workers {
             self.left.insert(*gone, Instant::now());
         }
         self.bound = bound;
+=======
+        self.bound = wanted.into_iter().map(|(_, bind)| bind).collect();
+        taken
+>>>>>>> change
     }
 
     fn leave(&mut self) {

@@ -65,7 +65,8 @@ async fn kill_one(control: &Handle, session: &str, peer: Peer) -> Result<Killed,
         return Err(Failure::new("no_such_session", format!("no session is called `{session}`"))
             .hint("16 hexadecimal digits, as `sluice sessions` shows them"));
     }
-    tracing::info!(session, uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator ended session");
+    // A field `session` would make it look like a record.
+    tracing::info!(of = session, uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator ended session");
     Ok(Killed { sessions: told, rate: None })
 }
 

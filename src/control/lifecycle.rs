@@ -119,8 +119,12 @@ async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     control.shared.set_snapshot(Arc::clone(snapshot));
     members::settle(control, &[], snapshot);
     members::yield_to_file(control, snapshot);
+    for backend in control.operators.borrow().absent.keys() {
+        tracing::warn!(backend, "the state file has an override of a backend that is not there");
+    }
     probes::apply_and_wait(control, snapshot).await;
-    control.plane.borrow_mut().install(snapshot);
+    // Nobody can ask for anything that would have to be in force.
+    drop(control.plane.borrow_mut().install(snapshot));
 }
 
 fn announce(snapshot: &Snapshot, workers: usize) {

@@ -71,8 +71,8 @@ impl ConfigSource {
 pub trait DataPlane {
     /// Binds what `snapshot` wants and is not bound; on an error nothing changes.
     fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError>;
-    /// Puts a snapshot in force that was prepared before.
-    fn install(&mut self, snapshot: &Arc<Snapshot>);
+    /// Puts a snapshot in force that was prepared before; each worker says when it has it.
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>>;
     /// Stops accepting; workers end once their sessions have.
     fn leave(&mut self);
     /// Ends sessions; each worker at most so many of those that were not told yet, and it answers how many it told.

@@ -219,9 +219,6 @@ pub fn restore(control: &Handle, snapshot: &Snapshot) {
             backend.change(|vitals| vitals.overrides = absent.words);
         }
     }
-    for backend in operators.absent.keys() {
-        tracing::warn!(backend, "the state file has an override of a backend that is not there");
-    }
     if overrides + added > 0 {
         tracing::info!(overrides, added, "restored from the state file");
     }

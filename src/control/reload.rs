@@ -16,6 +16,8 @@ use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
 use crate::state::{Backend, Matching, Phase, Snapshot, Supplement};
 
+/// Longest wait for the workers.
+const INSTALL_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
@@ -147,7 +149,7 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     snapshot.settle_health();
     // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
     probes::apply_and_wait(control, &snapshot).await;
-    control.plane.borrow_mut().install(&snapshot);
+    let taken = control.plane.borrow_mut().install(&snapshot);
     control.shared.set_snapshot(Arc::clone(&snapshot));
     // Whatever changed during the checks was summed up by the generation before.
     standing::sum_up_all(control, &snapshot);
@@ -158,6 +160,15 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     if members::settle(control, &removed, &snapshot) {
         let control = Handle::clone(control);
         tokio::task::spawn_local(async move { keep(&control).await });
+    }
+    // Whoever asked for a change may rely on it. A worker that is ending does not answer.
+    let all_taken = async {
+        for worker in taken {
+            let _ = worker.await;
+        }
+    };
+    if timeout(INSTALL_LIMIT, all_taken).await.is_err() {
+        tracing::warn!("a worker did not take the change within {INSTALL_LIMIT:?}, and still works as before");
     }
     Ok(removed.len())
 }

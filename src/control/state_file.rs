@@ -195,3 +195,92 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.push(ending);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::balance::next_random;
+
+    const WHOLE: &str = r#"{
+  "version": 2,
+  "overrides": [
+    { "backend": "a/one", "admin": { "lasting": { "said": "drain", "by_uid": 7, "since": "2026-11-24T10:00:00Z", "until": null }, "passing": null },
+      "weight": { "lasting": null, "passing": { "said": 5, "by_uid": 7, "since": "2026-11-24T10:00:00Z", "until": "2026-11-24T12:00:00Z" } } },
+    { "backend": "a/two", "weight": { "lasting": { "said": 9, "by_uid": 7, "since": "2026-11-24T10:00:00Z", "until": null }, "passing": null },
+      "absent_since": "2026-11-24T10:30:00Z" }
+  ],
+  "added": [ { "pool": "a", "backend": "new", "address": "10.0.0.1:443", "weight": 50, "by_uid": 7, "at": "2026-11-24T10:00:00Z" } ]
+}"#;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    #[test]
+    fn a_whole_file_is_read_and_what_is_over_is_left_out() {
+        let read = parse(WHOLE.as_bytes(), at("2026-11-24T11:00:00Z")).expect("a good file");
+        let one = read.absent["a/one"].words;
+        assert_eq!(one.admin.in_force().map(|word| word.said), Some(Admin::Draining));
+        assert_eq!(one.weight.in_force().map(|word| word.said), Some(5));
+        assert_eq!(read.absent["a/two"].since, at("2026-11-24T10:30:00Z"));
+        assert_eq!(read.addition("a", "new").map(|addition| addition.weight), Some(50));
+        let later = parse(WHOLE.as_bytes(), at("2026-11-24T12:00:00Z")).expect("a good file");
+        assert!(later.absent["a/one"].words.weight.in_force().is_none());
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let text = br#"{"version":1,"overrides":[
+            {"backend":"a/one","state":"drain","by_uid":1000,"since":"2026-11-24T10:00:00.123456789Z"},
+            {"backend":"a/two","state":"disable","by_uid":0,"since":"2026-11-24T10:00:00Z"}]}"#;
+        let read = parse(text, at("2026-11-24T11:00:00Z")).expect("a good file");
+        let said = |path: &str| read.absent[path].words.admin.in_force().map(|word| (word.said, word.by_uid));
+        assert_eq!(said("a/one"), Some((Admin::Draining, 1000)));
+        assert_eq!(said("a/two"), Some((Admin::Disabled, 0)));
+        assert!(read.added.is_empty());
+    }
+
+    #[test]
+    fn whatever_else_is_in_the_file_is_an_error_with_a_reason() {
+        let now = at("2026-11-24T11:00:00Z");
+        for length in 0..WHOLE.len() {
+            let error = parse(&WHOLE.as_bytes()[..length], now).expect_err("not whole");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{length}: {error}");
+        }
+        for (text, why) in [
+            ("", "EOF"),
+            ("\0\0\0", "expected value"),
+            (r#"{"version":3,"overrides":[]}"#, "version 3 is not known"),
+            (r#"{"version":"2","overrides":[]}"#, "invalid type"),
+            (&WHOLE.replace(":443", ":0"), "wrong name, port or weight"),
+            (&WHOLE.replace("\"weight\": 50", "\"weight\": 5000"), "wrong name, port or weight"),
+            (&WHOLE.replace("\"said\": 9", "\"said\": 5000"), "above 1000"),
+            (&WHOLE.replace("\"new\"", "\"a/b\""), "wrong name, port or weight"),
+            (&WHOLE.replace("\"drain\"", "\"fly\""), "unknown variant"),
+        ] {
+            let error = parse(text.as_bytes(), now).expect_err(why).to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_mutation_makes_it_panic() {
+        let now = at("2026-11-24T11:00:00Z");
+        let (mut dice, mut good) = (7, 0);
+        for _ in 0..20_000 {
+            let mut text = WHOLE.as_bytes().to_vec();
+            for _ in 0..=dice % 3 {
+                dice = next_random(dice);
+                let place = dice as usize % text.len();
+                dice = next_random(dice);
+                match dice % 3 {
+                    0 => text[place] = (dice >> 8) as u8,
+                    1 => drop(text.remove(place)),
+                    _ => text.insert(place, b"0123456789-{}[],:\""[(dice >> 8) as usize % 18]),
+                }
+            }
+            good += u32::from(parse(&text, now).is_ok());
+        }
+        assert!(good > 100, "some mutants are good files: {good}");
+    }
+}

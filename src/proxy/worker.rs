@@ -46,8 +46,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What the control plane asks of a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Take a new generation.
-    Install(Generation),
+    /// Take a new generation, and say so.
+    Install(Generation, oneshot::Sender<()>),
     /// Take what waits, close the listening sockets, and end once no session is open.
     Leave,
     /// End sessions.
@@ -170,7 +170,11 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut doors = Doors::new();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Install(generation) => install(&worker, generation, &mut doors),
+            Command::Install(generation, answer) => {
+                install(&worker, generation, &mut doors);
+                // Whoever asked may not wait.
+                let _ = answer.send(());
+            }
             Command::Leave => break,
             other => worker.obey(other),
         }
@@ -248,7 +252,7 @@ impl Worker {
             // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
-            Command::Install(_) | Command::Leave => {}
+            Command::Install(..) | Command::Leave => {}
         }
     }
 
