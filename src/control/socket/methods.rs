@@ -12,8 +12,8 @@ use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
 use super::super::{Handle, reload, report};
 use crate::api::{
-    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, SessionsParams,
-    StopParams, Stopping, WeightParams,
+    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, NamesParams, OrderParams,
+    SessionsParams, StopParams, Stopping, WeightParams,
 };
 use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{Admin, RouteQuery, explain};
@@ -31,8 +31,8 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "route", "reload", "drain", "disable", "enable",
-    "weight", "reset", "probe", "stop",
+    "status", "backends", "history", "sessions", "events", "refused", "names", "route", "reload", "drain", "disable",
+    "enable", "weight", "reset", "probe", "stop",
 ];
 
 /// Carries out a request and counts it.
@@ -75,6 +75,10 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
                 let name = listener.unwrap_or_default();
                 Failure::new("no_such_listener", format!("no listener is called `{name}`"))
             })?)
+        }
+        "names" => {
+            let NamesParams { limit } = read(params)?;
+            answer(&report::names(control, limit))
         }
         "route" => {
             let query = route_query(&params)?;
