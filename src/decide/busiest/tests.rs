@@ -153,7 +153,9 @@ fn what_workers_counted_apart_adds_up() {
     check(&Summary::add_up(&summaries), &exact);
     let mut alone = Summary::add_up(&summaries[..1]);
     let mut first = summaries[0].clone();
-    [&mut alone, &mut first].map(|summary| summary.names.sort_by(|one, other| one.name.cmp(&other.name)));
+    for summary in [&mut alone, &mut first] {
+        summary.names.sort_by(|one, other| one.name.cmp(&other.name));
+    }
     assert_eq!(alone, first, "one alone adds up to itself");
 }
 
