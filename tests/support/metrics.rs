@@ -25,7 +25,7 @@ pub fn families(text: &str) -> BTreeMap<String, Family> {
     for line in text.lines() {
         if let Some(head) = line.strip_prefix("# TYPE ") {
             let (family, kind) = head.split_once(' ').unwrap();
-            name = family.to_owned();
+            family.clone_into(&mut name);
             let fresh = Family { kind: kind.to_owned(), ..Family::default() };
             assert!(families.insert(name.clone(), fresh).is_none(), "{name} twice");
         } else if !line.starts_with("# ") {
