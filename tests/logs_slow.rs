@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,9 +53,9 @@ fn accepted(daemon: &Daemon) -> u64 {
 
 /// Records among lines, each of which must be whole.
 #[track_caller]
-fn records(lines: impl Iterator<Item = String>) -> u64 {
+fn records<'a>(lines: impl Iterator<Item = &'a str>) -> u64 {
     let parsed =
-        lines.map(|line| serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
+        lines.map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")));
     parsed.filter(|line| line.get("session").is_some()).count() as u64
 }
 
@@ -84,20 +84,26 @@ fn stops_at_once(daemon: &mut Daemon) {
     assert!(begun.elapsed() < Duration::from_secs(5), "stopping took {:?}", begun.elapsed());
 }
 
-/// Reads on in the background.
-fn reader(pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<String>> {
-    thread::spawn(move || BufReader::new(pipe).lines().map(Result::unwrap).collect())
-}
-
 /// What came out of a pipe that nobody read for a while: with what was dropped it is everything.
 #[track_caller]
 fn all_is_accounted_for(mut daemon: Daemon, pipe: impl Read + Send + 'static) {
-    let (accepted, lost) = (accepted(&daemon), dropped(&daemon));
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&lines);
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(pipe).lines() {
+            kept.lock().unwrap().push(line.unwrap());
+        }
+    });
+    // Before the log begins, standard error has what the configuration is warned of.
+    let read = || records(lines.lock().unwrap().iter().map(String::as_str).skip_while(|line| !line.starts_with('{')));
+    let accepted = accepted(&daemon);
+    eventually("all is written or dropped", || (read() + dropped(&daemon) == accepted).then_some(()));
+    let lost = dropped(&daemon);
     assert!(lost > 0);
-    let lines = reader(pipe);
     stops_at_once(&mut daemon);
     drop(daemon);
-    assert_eq!(records(lines.join().unwrap().into_iter()) + lost, accepted);
+    reader.join().unwrap();
+    assert_eq!(read() + lost, accepted);
 }
 
 #[test]
@@ -182,28 +188,22 @@ fn lines_that_a_full_disk_cut_are_counted_and_the_next_ones_are_whole() {
         sessions(daemon.at(443), BATCH);
     }
     let path = format!("/proc/{}/root{}/disk/log", daemon.pid(), daemon.dir().display());
-    // Whole lines and at most one that was cut, without a line feed.
-    let take = || {
+    // Whole records, and whether there is a line that was cut, without a line feed.
+    let look = || {
         let text = fs::read_to_string(&path).unwrap();
-        OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
-        let whole = text.rfind('\n').map_or("", |end| &text[..=end]).to_owned();
-        (records(whole.lines().filter(|line| !line.is_empty()).map(str::to_owned)), whole.len() < text.len())
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        (records(whole.lines().filter(|line| !line.is_empty())), whole.len() < text.len())
     };
-    let settled = |daemon: &Daemon| {
-        eventually("the log is at rest", || {
-            let before = (dropped(daemon), fs::metadata(&path).unwrap().len());
-            thread::sleep(Duration::from_millis(100));
-            (before == (dropped(daemon), fs::metadata(&path).unwrap().len())).then_some(())
-        });
-    };
-    settled(&daemon);
-    let (first, cut) = take();
-    assert!(first > 0 && cut, "{first} lines, and one that was cut: {cut}");
+    let first = eventually("all is written or counted", || {
+        let (written, cut) = look();
+        (written + dropped(&daemon) == accepted(&daemon)).then_some((written, cut))
+    });
+    assert!(first.0 > 0 && first.1, "whole lines, and one that was cut: {first:?}");
     let lost = dropped(&daemon);
-    assert_eq!(first + lost, accepted(&daemon));
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
     sessions(daemon.at(443), 40);
-    eventually("there is room again", || (fs::read_to_string(&path).unwrap().lines().count() >= 40).then_some(()));
-    assert_eq!((dropped(&daemon), take()), (lost, (40, false)));
+    eventually("there is room again", || (look() == (40, false)).then_some(()));
+    assert_eq!(dropped(&daemon), lost);
     stops_at_once(&mut daemon);
 }
 
