@@ -114,7 +114,8 @@ fn metrics_are_served_on_socket_and_address_and_follow_the_format() {
     let (daemon, _backend) = start();
     exchange(daemon.at(443), &client_hello(Some("elsewhere.test"), &[])).unwrap();
     daemon.wait_for_records(1);
-    let over_tcp = exchange(daemon.at(9117), b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let wanted = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n";
+    let over_tcp = exchange(daemon.at(9117), wanted).unwrap();
     let over_tcp = String::from_utf8(over_tcp).unwrap();
     assert!(over_tcp.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert!(over_tcp.ends_with("# EOF\n"));

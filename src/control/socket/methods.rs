@@ -14,7 +14,7 @@ use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
 use super::super::{Handle, members, reload, report};
 use crate::api::{
-    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, RouteParams,
+    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, NamesParams, OrderParams, RouteParams,
     SessionsParams, StopParams, Stopping, WeightParams,
 };
 use crate::decide::hello::{FirstBytes, TlsVersion};
@@ -39,6 +39,7 @@ const METHODS: &[&str] = &[
     "sessions",
     "events",
     "refused",
+    "names",
     "route",
     "reload",
     "drain",
@@ -93,6 +94,10 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
                 let name = listener.unwrap_or_default();
                 Failure::new("no_such_listener", format!("no listener is called `{name}`"))
             })?)
+        }
+        "names" => {
+            let NamesParams { limit } = read(params)?;
+            answer(&report::names(control, limit))
         }
         "route" => {
             let query = route_query(read(params)?)?;
