@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::net::TcpListener;
@@ -13,8 +14,8 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
-use crate::proxy::{self, Command, Generation, Listening, Matching, WorkerHandle};
-use crate::state::{Backend, Resolution, Shared, Snapshot};
+use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
+use crate::state::{Matching, Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::{limits, socket};
 
 /// Descriptors that the process needs besides connections: sockets, logs, runtimes, probes.
@@ -65,7 +66,7 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
     let shared = Arc::new(Shared::new(workers, log));
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(StartError::System)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let status = StatusSocket::open(&config.global.status_socket).map_err(StartError::Socket)?;
         let metrics = match config.global.metrics {
             None => None,
@@ -73,7 +74,8 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
                 Some(TcpListener::bind(address).await.map_err(|error| StartError::Metrics(address, error))?)
             }
         };
-        let snapshot = Snapshot::build(Arc::new(config), None, &Resolution::Sets(HashMap::new()), workers);
+        let supplement = Supplement { names: &Resolution::Sets(HashMap::new()), operators: &Operators::default() };
+        let snapshot = Snapshot::build(Arc::new(config), None, &supplement, workers);
         let snapshot = Arc::new(snapshot.map_err(|error| StartError::Pool(error.to_string()))?);
         let mut plane = Workers::new(workers);
         plane.prepare(&snapshot).map_err(StartError::Bind)?;
@@ -81,7 +83,10 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
         let plane = Box::new(plane);
         control::run(shared, source, snapshot, plane, status, metrics).await;
         Ok(())
-    })
+    });
+    // A file on a dead mount must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 fn warn_of_limits(config: &Config, descriptors: u64) {
@@ -166,8 +171,9 @@ impl DataPlane for Workers {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Arc<Snapshot>) {
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
         let wanted = addresses(snapshot);
+        let mut taken = Vec::new();
         for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
             let listening = wanted.iter().map(|(listener, bind)| {
                 let place = sockets.iter().position(|(address, _)| address == bind);
@@ -175,9 +181,13 @@ impl DataPlane for Workers {
             });
             let listening = listening.collect();
             // A worker that is gone is noticed by the watchdog.
-            let _ = handle.commands.send(Command::Install(Generation { snapshot: Arc::clone(snapshot), listening }));
+            let (answer, has_it) = oneshot::channel();
+            let generation = Generation { snapshot: Arc::clone(snapshot), listening };
+            let _ = handle.commands.send(Command::Install(generation, answer));
+            taken.push(has_it);
         }
         self.bound = wanted.into_iter().map(|(_, bind)| bind).collect();
+        taken
     }
 
     fn leave(&mut self) {
@@ -186,11 +196,13 @@ impl DataPlane for Workers {
         }
     }
 
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize) {
-        for handle in &self.handles {
-            let matching = backend.map_or(Matching::All, |backend| Matching::Backend(Arc::clone(backend)));
-            let _ = handle.commands.send(Command::End { matching, reason, most });
-        }
+    fn end_sessions(&self, matching: &Matching, reason: CloseReason, most: usize) -> Vec<oneshot::Receiver<u64>> {
+        let tell = |handle: &WorkerHandle| {
+            let (answer, told) = oneshot::channel();
+            let _ = handle.commands.send(Command::End { matching: matching.clone(), reason, most, answer });
+            told
+        };
+        self.handles.iter().map(tell).collect()
     }
 
     fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>> {

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Handle, names, probes, standing};
+use super::overrides::keep;
+use super::{Handle, members, names, probes, standing};
 use crate::api::ReloadReport;
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Phase, Snapshot};
+use crate::state::{Backend, Matching, Phase, Snapshot, Supplement};
 
+/// Longest wait for the workers.
+const INSTALL_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
@@ -68,7 +71,12 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let old = control.snapshot();
     warn_of_fixed_keys(&old.config, &config);
     let resolution = names::add(control, &config).await;
-    let outcome = match Snapshot::build(Arc::new(config), Some(&old), &resolution, control.shared.workers.len()) {
+    let built = {
+        let operators = control.operators.borrow();
+        let supplement = Supplement { names: &resolution, operators: &operators };
+        Snapshot::build(Arc::new(config), Some(&old), &supplement, control.shared.workers.len())
+    };
+    let outcome = match built {
         Ok(snapshot) => put_in_force(control, &old, Arc::new(snapshot)).await,
         Err(error) => Err(error.to_string()),
     };
@@ -76,6 +84,11 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let snapshot = control.snapshot();
     names::keep_only(control, &snapshot.config);
     let removed = outcome?;
+    if members::yield_to_file(control, &snapshot) {
+        control.renewal.notify_one();
+        // Said in the log when it fails.
+        let _ = keep(control).await;
+    }
     Ok(format!(
         "generation {}: {} listeners, {} pools, {} backends, {} removed",
         snapshot.generation,
@@ -95,12 +108,27 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     snapshot.settle_health();
     // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
     probes::apply_and_wait(control, &snapshot).await;
-    control.plane.borrow_mut().install(&snapshot);
+    let taken = control.plane.borrow_mut().install(&snapshot);
     control.shared.set_snapshot(Arc::clone(&snapshot));
     // Whatever changed during the checks was summed up by the generation before.
     standing::sum_up_all(control, &snapshot);
     let removed = removed_backends(old, &snapshot);
     end_removed(control, &removed, &snapshot.config);
+    // Words may have come back with their backend, and some of their time may be over.
+    control.clock.notify_one();
+    if members::settle(control, &removed, &snapshot) {
+        let control = Handle::clone(control);
+        tokio::task::spawn_local(async move { keep(&control).await });
+    }
+    // Whoever asked for a change may rely on it. A worker that is ending does not answer.
+    let all_taken = async {
+        for worker in taken {
+            let _ = worker.await;
+        }
+    };
+    if timeout(INSTALL_LIMIT, all_taken).await.is_err() {
+        tracing::warn!("a worker did not take the change within {INSTALL_LIMIT:?}, and still works as before");
+    }
     Ok(removed.len())
 }
 
@@ -128,7 +156,8 @@ fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
         for backend in removed {
             // Sessions that are still in their set-up know it, and must not go there any more.
             backend.change(|vitals| vitals.health = Health::Down);
-            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained, usize::MAX);
+            let matching = Matching::Backend(Arc::clone(backend));
+            control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
         }
     };
     match (config.global.removed_sessions, config.global.shutdown_grace) {

@@ -27,7 +27,7 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
-use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
+use crate::state::{Matching, Shared, Snapshot, WorkerCounters};
 use crate::sys::clock::{coarse_ms, thread_cpu_micros};
 use crate::sys::limits;
 
@@ -46,8 +46,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What the control plane asks of a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Take a new generation.
-    Install(Generation),
+    /// Take a new generation, and say so.
+    Install(Generation, oneshot::Sender<()>),
     /// Take what waits, close the listening sockets, and end once no session is open.
     Leave,
     /// End sessions.
@@ -58,6 +58,8 @@ pub enum Command {
         reason: CloseReason,
         /// How many at most, of those that were not told yet.
         most: usize,
+        /// Where it is said how many were told.
+        answer: oneshot::Sender<u64>,
     },
     /// Describe open sessions that match.
     List(Arc<SessionsParams>, oneshot::Sender<Vec<SessionReport>>),
@@ -72,15 +74,6 @@ pub enum Command {
         /// Where the answer goes.
         answer: oneshot::Sender<Vec<CancelTarget>>,
     },
-}
-
-/// Which sessions are meant.
-#[derive(Debug)]
-pub enum Matching {
-    /// All of them.
-    All,
-    /// Those of one backend.
-    Backend(Arc<Backend>),
 }
 
 /// A snapshot and the sockets to listen on.
@@ -177,7 +170,11 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut doors = Doors::new();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Install(generation) => install(&worker, generation, &mut doors),
+            Command::Install(generation, answer) => {
+                install(&worker, generation, &mut doors);
+                // Whoever asked may not wait.
+                let _ = answer.send(());
+            }
             Command::Leave => break,
             other => worker.obey(other),
         }
@@ -196,7 +193,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             () = worker.sessions.until_empty() => break,
             command = inbox.recv() => match command {
                 Some(command) => worker.obey(command),
-                None => worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX),
+                None => _ = worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX),
             },
         }
     }
@@ -249,12 +246,13 @@ impl Worker {
     /// Does what needs no listening socket; the rest does not concern a worker that leaves.
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
-            Command::End { matching, reason, most } => self.end(&matching, reason, most),
+            // Whoever asked may not want to know, or have gone away.
+            Command::End { matching, reason, most, answer } => _ = answer.send(self.end(&matching, reason, most)),
             Command::List(wanted, answer) => drop(spawn_local(list(Rc::clone(self), wanted, answer))),
-            // Whoever asked may have gone away.
+            // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
-            Command::Install(_) | Command::Leave => {}
+            Command::Install(..) | Command::Leave => {}
         }
     }
 
@@ -297,7 +295,8 @@ impl Worker {
         self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
     }
 
-    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) {
+    /// Returns how many were told.
+    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) -> u64 {
         let mut left = most;
         self.sessions.for_each(|session| {
             let facts = session.facts.borrow();
@@ -305,6 +304,7 @@ impl Worker {
             let meant = match matching {
                 Matching::All => true,
                 Matching::Backend(wanted) => backend.is_some_and(|backend| Arc::ptr_eq(backend, wanted)),
+                Matching::Ids(wanted) => wanted.contains(&session.id),
             };
             drop(facts);
             if meant && left > 0 && session.ordered().is_none() {
@@ -312,6 +312,7 @@ impl Worker {
                 session.order(reason);
             }
         });
+        (most - left) as u64
     }
 
     /// Appends a record line that `write` formats.
