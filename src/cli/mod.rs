@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod connection;
 mod doctor;
 mod hello;
 mod hello_words;
@@ -10,6 +11,7 @@ mod probe;
 mod route;
 mod run;
 mod show;
+mod top;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -123,6 +125,10 @@ enum CliCommand {
         sluice hello hello.bin --listener https -c config/sluice.toml"
     )]
     Hello(hello::HelloArgs),
+    /// Watch listeners, pools and backends live over the whole screen, and change backends.
+    #[command(after_help = "Keys: ? shows them. Nothing changes without a question and y.\n\n\
+        Examples:\n  sluice top\n  sluice top --interval 5s --no-color")]
+    Top(top::TopArgs),
     /// Take no new connections to a backend; its sessions run on.
     Drain {
         /// POOL/BACKEND.
@@ -211,6 +217,7 @@ pub fn main() -> ExitCode {
         CliCommand::Events { pool, limit } => show::events(globals, pool.as_deref(), limit),
         CliCommand::Refused { listener } => show::refused(globals, listener.as_deref()),
         CliCommand::Hello(args) => hello::hello(globals, &args),
+        CliCommand::Top(args) => top::top(globals, &args),
         CliCommand::Drain { backend } => show::change(globals, "drain", &backend),
         CliCommand::Disable { backend } => show::change(globals, "disable", &backend),
         CliCommand::Enable { backend } => show::change(globals, "enable", &backend),

@@ -40,6 +40,7 @@ pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
 pub use source::{Place, SourceError, Sources};
 pub use value::format_duration;
+pub use value::parse_duration;
 
 /// Position of a pool in [`Config::pools`].
 pub type PoolId = usize;
