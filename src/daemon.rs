@@ -319,7 +319,6 @@ impl DataPlane for Workers {
             let _ = handle.commands.send(Command::Install(generation, answer));
             taken.push(has_it);
         }
-<<<<<<< HEAD
         let bound: HashSet<SocketAddr> = wanted.into_iter().map(|(_, bind)| bind).collect();
         self.left.retain(|_, since| since.elapsed() < CLOSING);
         for gone in self.bound.difference(&bound).filter(|address| !self.handed_over.contains_key(address)) {
@@ -327,10 +326,7 @@ impl DataPlane for Workers {
             self.left.insert(*gone, Instant::now());
         }
         self.bound = bound;
-=======
-        self.bound = wanted.into_iter().map(|(_, bind)| bind).collect();
         taken
->>>>>>> change
     }
 
     fn leave(&mut self) {

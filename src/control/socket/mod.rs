@@ -57,12 +57,12 @@ impl std::error::Error for SocketError {}
 pub struct StatusSocket {
     listener: UnixListener,
     path: PathBuf,
-    owner: Owner,
+    made_by: MadeBy,
 }
 
-/// Whose the file is.
+/// Whose the socket's file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
+enum MadeBy {
     /// Ours: it goes with us.
     Us,
     /// The service manager's.
@@ -91,19 +91,19 @@ impl StatusSocket {
         nix::sys::stat::umask(mask);
         let listener = bound.map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), owner: Owner::Us })
+        Ok(Self { listener, path: path.to_owned(), made_by: MadeBy::Us })
     }
 
     /// Takes a socket that the service manager opened, with the mode that it gave it.
     pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Self, SocketError> {
         let listener = UnixListener::from_std(listener).map_err(|error| SocketError::Failed(path.to_owned(), error))?;
-        Ok(Self { listener, path: path.to_owned(), owner: Owner::ServiceManager })
+        Ok(Self { listener, path: path.to_owned(), made_by: MadeBy::ServiceManager })
     }
 }
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        if self.owner == Owner::Us {
+        if self.made_by == MadeBy::Us {
             // A file that is left behind is recognised as stale at the next start.
             let _ = fs::remove_file(&self.path);
         }
