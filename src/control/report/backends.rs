@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::super::Control;
 use crate::api::{
-    AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport, OverrideReport, Quantiles,
-    WordReport,
+    AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport, OverrideReport,
+    Quantiles, WordReport,
 };
 use crate::config;
 use crate::decide::health::agent::Operation;

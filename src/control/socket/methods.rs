@@ -32,8 +32,24 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "route", "reload", "drain", "disable", "enable",
-    "weight", "reset", "kill", "backend_add", "backend_remove", "probe", "stop",
+    "status",
+    "backends",
+    "history",
+    "sessions",
+    "events",
+    "refused",
+    "route",
+    "reload",
+    "drain",
+    "disable",
+    "enable",
+    "weight",
+    "reset",
+    "kill",
+    "backend_add",
+    "backend_remove",
+    "probe",
+    "stop",
 ];
 
 /// Carries out a request and counts it.
