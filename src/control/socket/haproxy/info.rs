@@ -64,7 +64,7 @@ fn fields(control: &Control) -> Vec<(usize, Field, Cell)> {
     add(0, "Name", "POS", "str", "sluice".into());
     add(1, "Version", "POS", "str", VERSION.into());
     // Programs want to see one.
-    add(2, "Release_date", "POS", "str", "unknown".into());
+    add(2, "Release_date", "POS", "str", "-".into());
     add(3, "Nbthread", "CGS", "u32", shared.workers.len().into());
     add(4, "Nbproc", "CGS", "u32", 1_u32.into());
     add(5, "Process_num", "KGP", "u32", 1_u32.into());

@@ -1,0 +1,394 @@
+//! HAProxy's runtime API on the status socket: conversation, columns, states, changes, limits. HAProxy itself is asked the
+//! same where both must say the same.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::Value;
+use support::runtime_api::{ask, cell, say, stat, wait_for_cell};
+use support::servers::configured::Configured;
+use support::{Backend, DEADLINE, Daemon, TempDir, connect, eventually, own_loopback};
+
+const CONFIG: &str = r#"
+[[listener]]
+name = "web"
+bind = ["{ip}:443"]
+protocol = "tcp"
+max-connections = 200
+pool = "shop"
+[pool.shop]
+balance = "least-connections"
+[[pool.shop.backend]]
+name = "a"
+address = "{ip}:1001"
+[[pool.shop.backend]]
+name = "b"
+address = "{ip}:1002"
+max-connections = 5
+[pool.shop.health]
+check = "tcp"
+interval = "100ms"
+fast-interval = "50ms"
+"#;
+
+/// A daemon whose `shop/a` serves and whose `shop/b` is down.
+fn start(more: &str) -> (Daemon, Backend, PathBuf) {
+    let address = own_loopback();
+    let backend = Backend::echo((address, 1001));
+    let daemon = Daemon::start_on(address, &format!("{CONFIG}{more}"), "", |command| command);
+    daemon.wait_for_state("a", "up");
+    let socket = daemon.socket();
+    (daemon, backend, socket)
+}
+
+/// HAProxy with a listener and a pool of the same names.
+fn haproxy(dir: &TempDir) -> (Configured, PathBuf) {
+    let (address, socket) = (own_loopback(), dir.path().join("haproxy.sock"));
+    let _backend = Backend::echo((address, 1001));
+    let sections = format!(
+        "frontend web
+            mode tcp
+            bind {address}:443
+            maxconn 200
+            default_backend shop
+        backend shop
+            mode tcp
+            balance leastconn
+            server a {address}:1001 weight 100 check
+            server b {address}:1002 weight 100 check maxconn 5
+        global
+            stats socket {} level admin",
+        socket.display()
+    );
+    (Configured::haproxy(&sections, &[(address, 443).into()]), socket)
+}
+
+#[test]
+fn messages_and_prompts_are_those_of_haproxy() {
+    let dir = TempDir::new();
+    let (_haproxy, oracle) = haproxy(&dir);
+    let (_daemon, _backend, socket) = start("");
+    for line in [
+        "get weight shop/a",
+        "  get \t weight  shop/a ",
+        r"get weight shop/\a",
+        "get weight shop/a\r",
+        "get weight shop/none",
+        "get weight none/a",
+        "get weight shop",
+        "get weight",
+        "set weight shop/a",
+        "set weight shop/a 50%;get weight shop/a",
+        "set weight shop/a 30;get weight shop/a;get weight shop/b",
+        "set weight shop/a 0%;get weight shop/a",
+        "set weight shop/a 100",
+        "set server",
+        "set server a state ready",
+        "set server shop/q state ready",
+        "set server shop/a state",
+        "set server shop/a state foo",
+        "set server shop/a weight",
+        "set server shop/a state drain",
+        "set server shop/a state maint;set server shop/a state ready",
+        "enable server",
+        "enable server shop/a",
+        "disable server shop",
+        "disable server q/q",
+        "disable server shop/q",
+        "shutdown session",
+        "shutdown session abc",
+        "shutdown session 0x123",
+        "shutdown sessions server",
+        "shutdown sessions server shop/q",
+        "shutdown sessions server shop/a",
+        "clear counters",
+        "clear counters all",
+        "set timeout cli",
+        "set timeout cli 10",
+        "set timeout cli abc",
+        "set timeout cli 0",
+        "show backend",
+        "show sess 0x12",
+        "show stat nope 4 -1",
+        "show errors nope",
+        "show servers state nope",
+        "show servers conn nope",
+        "prompt;get weight shop/a;quit",
+        "prompt\nget weight shop/a;get weight shop/b\nget weight x\nquit",
+        "prompt\nset weight shop/a 70\nprompt\nget weight shop/a",
+        "get weight shop/a\nget weight shop/b",
+        "quit;get weight shop/a",
+    ] {
+        // What is not asked for by its name is nobody's session.
+        if line == "shutdown session abc" {
+            assert_eq!(say(&socket, line), "No such session (use 'show sess').\n\n");
+            continue;
+        }
+        assert_eq!(say(&socket, line), say(&oracle, line), "{line:?}");
+    }
+    let version = say(&socket, "show version");
+    let numbers: Vec<&str> = version.split('.').collect();
+    assert!(numbers[0].parse::<u32>().unwrap() >= 2 && numbers[1].parse::<u32>().is_ok(), "{version}");
+}
+
+#[test]
+fn columns_and_their_types_are_those_of_haproxy() {
+    let dir = TempDir::new();
+    let (_haproxy, oracle) = haproxy(&dir);
+    let (_daemon, _backend, socket) = start("");
+    let header = |socket: &Path| {
+        let answer = say(socket, "show stat");
+        let names = answer.lines().next().unwrap().to_owned();
+        names.split(',').map(str::to_owned).take_while(|name| name != "-" && !name.is_empty()).collect::<Vec<_>>()
+    };
+    let ours = header(&socket);
+    assert_eq!(ours.len(), 103);
+    assert_eq!(ours, header(&oracle)[..ours.len()]);
+
+    // `F.2.0.4.scur.1:MGP:u32:0`: whose, position and name; tags; type; value.
+    let typed = |socket: &Path| -> HashMap<String, (String, String)> {
+        let answer = say(socket, "show stat typed");
+        let line = |line: &str| {
+            let mut parts = line.splitn(4, ':');
+            let path: Vec<&str> = parts.next()?.split('.').collect();
+            Some((format!("{}.{}.{}", path[0], path[3], path[4]), (parts.next()?.to_owned(), parts.next()?.to_owned())))
+        };
+        answer.lines().filter_map(line).collect()
+    };
+    let (ours, theirs) = (typed(&socket), typed(&oracle));
+    let mut both = 0;
+    for (field, (tags, kind)) in &ours {
+        let name = field.rsplit('.').next().unwrap();
+        let Some((their_tags, their_kind)) = theirs.get(field) else { continue };
+        both += 1;
+        assert_eq!(kind, their_kind, "{field}");
+        // HAProxy calls these differently from row to row.
+        if !["act", "bck", "rate", "rate_max"].contains(&name) {
+            assert_eq!(tags, their_tags, "{field}");
+        }
+    }
+    assert!(both > 90, "{both} fields in common");
+
+    for command in ["show servers state", "show servers conn"] {
+        let words = |socket: &Path| -> Vec<String> {
+            let answer = say(socket, command);
+            let header = answer.lines().find(|line| line.starts_with('#')).unwrap().split('[').next().unwrap();
+            header.split(' ').map(str::to_owned).collect()
+        };
+        assert_eq!(words(&socket), words(&oracle), "{command}");
+    }
+    let state = say(&socket, "show servers state shop");
+    let line: Vec<&str> = state.lines().nth(3).unwrap().split(' ').collect();
+    assert_eq!((line.len(), &line[1..4], line[5], line[10]), (25, &["shop", "2", "b"][..], "0", "8"), "{state}");
+
+    let info = |socket: &Path| -> Vec<String> {
+        let answer = say(socket, "show info");
+        answer.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
+    };
+    let known = info(&oracle);
+    let ours = info(&socket);
+    assert!(ours.len() > 25 && ours.iter().all(|name| known.contains(name)), "{ours:?}");
+}
+
+#[test]
+fn figures_can_be_read_as_telegraf_reads_them() {
+    let (_daemon, _backend, socket) = start("");
+    let texts = ["pxname", "svname", "status", "check_status", "last_chk", "check_desc", "mode", "addr", "algo"];
+    let rows = stat(&socket, "");
+    assert_eq!(rows.len(), 4);
+    for row in &rows {
+        for (column, value) in row.iter().filter(|(column, value)| {
+            !value.is_empty() && !texts.contains(&column.as_str()) && column.as_str() != "lastsess"
+        }) {
+            assert!(value.parse::<u64>().is_ok(), "{column} is {value}");
+        }
+        assert!(row["svname"] == "FRONTEND" || row["lastsess"].parse::<i64>().is_ok(), "{row:?}");
+    }
+    let filtered = |arguments: &str| -> Vec<String> {
+        stat(&socket, arguments).iter().map(|row| format!("{}/{}", row["pxname"], row["svname"])).collect()
+    };
+    assert_eq!(filtered("-1 1 -1"), ["web/FRONTEND"]);
+    assert_eq!(filtered("shop 4 -1"), ["shop/a", "shop/b"]);
+    assert_eq!(filtered("3 6 -1"), ["shop/a", "shop/b", "shop/BACKEND"]);
+    assert_eq!(filtered("shop 4 2"), ["shop/b"]);
+    assert_eq!(filtered("-1 4 -1 up"), ["shop/a"]);
+    say(&socket, "disable server shop/b");
+    assert_eq!(filtered("no-maint"), ["web/FRONTEND", "shop/a", "shop/BACKEND"]);
+
+    let json: Value = serde_json::from_str(&say(&socket, "show stat json")).unwrap();
+    let status = |row: &Value| {
+        let mut fields = row.as_array().unwrap().iter();
+        fields.find(|field| field["field"]["name"] == "status").unwrap()["value"]["value"].clone()
+    };
+    let seen: Vec<Value> = json.as_array().unwrap().iter().map(status).collect();
+    assert_eq!(seen, ["OPEN", "UP", "MAINT", "UP"]);
+    let info: Value = serde_json::from_str(&say(&socket, "show info json")).unwrap();
+    assert_eq!(info[0]["value"]["value"], "sluice");
+    assert!(say(&socket, "show stat desc").starts_with("'show stat' does not know"));
+}
+
+#[test]
+fn states_are_in_haproxys_words_and_change_at_once() {
+    let more = r#"
+[pool.slow]
+[[pool.slow.backend]]
+name = "s"
+address = "{ip}:1003"
+[pool.slow.health]
+check = "tcp"
+fall = 1000
+fast-interval = "50ms"
+interval = "50ms"
+[pool.bare]
+[[pool.bare.backend]]
+name = "u"
+address = "{ip}:1004"
+"#;
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let mut slow = Backend::echo((address, 1003));
+    let daemon = Daemon::start_on(address, &format!("{CONFIG}{more}"), "", |command| command);
+    let socket = daemon.socket();
+    let status = |pool, server| cell(&socket, pool, server, "status");
+    assert_eq!((status("shop", "a"), status("shop", "b")), ("UP".to_owned(), "DOWN".to_owned()));
+    assert_eq!((status("bare", "u"), status("slow", "s")), ("no check".to_owned(), "UP".to_owned()));
+    wait_for_cell(&socket, ["shop", "a", "check_status"], "L4OK");
+    wait_for_cell(&socket, ["shop", "b", "check_status"], "L4CON");
+    assert_eq!(cell(&socket, "shop", "b", "check_desc"), "Layer4 connection problem");
+    assert!(cell(&socket, "shop", "b", "last_chk").contains("Connection refused"));
+    assert_eq!(cell(&socket, "shop", "b", "chkdown"), "1");
+
+    for (word, shown) in [("drain", "DRAIN"), ("maint", "MAINT"), ("ready", "UP")] {
+        assert_eq!(say(&socket, &format!("set server shop/a state {word}")), "\n");
+        assert_eq!(status("shop", "a"), shown);
+        assert_eq!(status("shop", "BACKEND"), if word == "ready" { "UP" } else { "DOWN" });
+    }
+    say(&socket, "set server shop/a weight 40%");
+    assert_eq!(cell(&socket, "shop", "a", "weight"), "40");
+    say(&socket, "set server shop/a weight 0");
+    assert_eq!(status("shop", "a"), "DRAIN");
+    let uid = nix::unistd::getuid().to_string();
+    let changes = daemon.log().lines().filter(|line| line.contains("operator changed backend")).count();
+    assert!(changes == 5 && daemon.log().contains(&format!("\"uid\":{uid}")), "{}", daemon.log());
+    assert!(daemon.metric("sluice_control_commands_total{command=\"set server\",result=\"ok\"}") > 4.0);
+
+    slow.stop();
+    eventually("it is on the way down", || {
+        let status = status("slow", "s");
+        let left: u32 = status.strip_prefix("UP ")?.strip_suffix("/1000")?.parse().ok()?;
+        (left < 1000).then_some(())
+    });
+}
+
+fn open_session(daemon: &Daemon) -> TcpStream {
+    let mut stream = connect(daemon.at(443));
+    stream.write_all(b"hello").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    stream
+}
+
+#[track_caller]
+fn is_ended(mut stream: TcpStream) {
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)), "the session goes on");
+}
+
+#[test]
+fn sessions_are_listed_and_ended() {
+    let (daemon, _backend, socket) = start("");
+    let (one, two) = (open_session(&daemon), open_session(&daemon));
+    let source = format!("src={} ", one.local_addr().unwrap());
+    let list = say(&socket, "show sess");
+    assert_eq!(list.lines().filter(|line| line.contains("fe=web be=shop srv=a")).count(), 2, "{list}");
+    let line = list.lines().find(|line| line.contains(&source)).unwrap();
+    let id = line.split(':').next().unwrap();
+    assert_eq!(
+        say(&socket, &format!("show sess {id}")).lines().next().unwrap().split(' ').nth(2),
+        line.split(' ').nth(2)
+    );
+    assert_eq!(say(&socket, &format!("shutdown session {id}")), "\n");
+    is_ended(one);
+    assert_eq!(say(&socket, "shutdown sessions server shop/a"), "\n");
+    is_ended(two);
+    let records = daemon.wait_for_records(2);
+    assert!(records.iter().all(|record| record["end"] == "killed"), "{records:?}");
+}
+
+#[test]
+fn cleared_counters_start_anew_here_and_nowhere_else() {
+    let (daemon, _backend, socket) = start("");
+    let session = open_session(&daemon);
+    wait_for_cell(&socket, ["shop", "a", "smax"], "1");
+    wait_for_cell(&socket, ["web", "FRONTEND", "smax"], "1");
+    drop(session);
+    wait_for_cell(&socket, ["shop", "a", "scur"], "0");
+    eventually("the maximum is forgotten", || {
+        say(&socket, "clear counters");
+        (cell(&socket, "shop", "a", "smax") == "0").then_some(())
+    });
+    assert_eq!(cell(&socket, "shop", "a", "stot"), "1");
+    say(&socket, "clear counters all");
+    for (proxy, service) in [("shop", "a"), ("shop", "BACKEND"), ("web", "FRONTEND")] {
+        assert_eq!(cell(&socket, proxy, service, "stot"), "0", "{proxy}/{service}");
+    }
+    let total = "sluice_backend_connections_total{pool=\"shop\",backend=\"a\"}";
+    assert!((daemon.metric(total) - 1.0).abs() < 0.1);
+    let _session = open_session(&daemon);
+    wait_for_cell(&socket, ["shop", "a", "stot"], "1");
+    assert!((daemon.metric(total) - 2.0).abs() < 0.1);
+}
+
+#[test]
+fn refused_first_bytes_are_the_errors() {
+    let more = r#"
+[[listener]]
+name = "tls"
+bind = ["{ip}:444"]
+pool = "shop"
+"#;
+    let (daemon, _backend, socket) = start(more);
+    let _ = support::exchange(daemon.at(444), b"GET / HTTP/1.0\r\n\r\n");
+    let errors = eventually("the refusal is shown", || {
+        let errors = say(&socket, "show errors tls");
+        errors.contains("frontend tls").then_some(errors)
+    });
+    assert!(errors.starts_with("Total events captured on [") && errors.contains("] : 1\n"), "{errors}");
+    assert!(errors.contains("not_tls") && errors.contains("  00000  474554202f"), "{errors}");
+    assert!(say(&socket, "show errors web").contains("] : 0\n"));
+    wait_for_cell(&socket, ["tls", "FRONTEND", "ereq"], "1");
+}
+
+#[test]
+fn a_client_has_its_limits() {
+    let (_daemon, _backend, socket) = start("");
+    let long = format!("{}\n", "x".repeat(16 * 1024));
+    assert_eq!(ask(&socket, long.as_bytes()), "Line is longer than 16384 bytes.\n\n");
+
+    // Nothing of a line without its end is obeyed.
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"disable server shop/a;show version").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!((answer.as_str(), cell(&socket, "shop", "a", "status").as_str()), ("", "UP"));
+
+    let begun = Instant::now();
+    assert_eq!(say(&socket, "prompt;set timeout cli 200ms"), "\n> \n> ");
+    assert!(begun.elapsed().as_secs() < 5, "silence lasted {:?}", begun.elapsed());
+
+    let unknown = say(&socket, "foo");
+    assert!(unknown.starts_with("Unknown command. Please enter one of the following commands only:\n"), "{unknown}");
+    assert!(unknown.contains("\n  show stat ") && unknown.ends_with("\n\n"), "{unknown}");
+
+    // More than any buffer holds, written while it is read.
+    let answer = ask(&socket, "help\n".repeat(2000).as_bytes());
+    assert!(answer.len() > 2_000_000 && answer.ends_with("\n\n"));
+}
