@@ -9,41 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use support::runtime_api::{cell, wait_for_cell};
+use support::runtime_api::{cell, start, wait_for_cell};
 use support::servers::{Process, printed, program};
-use support::{Backend, Daemon, eventually, exchange, own_loopback};
-
-const CONFIG: &str = r#"
-[[listener]]
-name = "web"
-bind = ["{ip}:443"]
-protocol = "tcp"
-pool = "shop"
-[pool.shop]
-[[pool.shop.backend]]
-name = "a"
-address = "{ip}:1001"
-[[pool.shop.backend]]
-name = "b"
-address = "{ip}:1002"
-[pool.shop.health]
-check = "tcp"
-interval = "100ms"
-"#;
-
-/// A daemon whose `shop/a` serves and whose `shop/b` is down.
-fn start() -> (Daemon, Backend, PathBuf) {
-    let address = own_loopback();
-    let backend = Backend::echo((address, 1001));
-    let daemon = Daemon::start_on(address, CONFIG, "", |command| command);
-    daemon.wait_for_state("a", "up");
-    let socket = daemon.socket();
-    (daemon, backend, socket)
-}
+use support::{eventually, exchange};
 
 #[test]
 fn socat_one_liners_work() {
-    let (_daemon, _backend, socket) = start();
+    let (_daemon, _backend, socket) = start("");
     program("/usr/bin/socat");
     let shell = |line: &str| {
         let mut shell = program("/bin/sh");
@@ -60,7 +32,7 @@ fn socat_one_liners_work() {
 
 #[test]
 fn the_prometheus_exporter_scrapes_servers() {
-    let (daemon, _backend, socket) = start();
+    let (daemon, _backend, socket) = start("");
     let address = daemon.at(9101);
     let mut exporter = program("/usr/bin/prometheus-haproxy-exporter");
     exporter.arg(format!("--haproxy.scrape-uri=unix:{}", socket.display()));
@@ -83,7 +55,7 @@ fn the_prometheus_exporter_scrapes_servers() {
 
 #[test]
 fn ansible_drains_disables_and_enables() {
-    let (daemon, _backend, socket) = start();
+    let (daemon, _backend, socket) = start("");
     let module = |arguments: &str| {
         let mut ansible = program("/usr/bin/ansible");
         ansible.env("HOME", daemon.dir()).env("LC_ALL", "C.UTF-8").env("ANSIBLE_NOCOLOR", "1");
@@ -152,7 +124,7 @@ impl Drop for Hatop {
 
 #[test]
 fn hatop_shows_and_changes_servers() {
-    let (daemon, _backend, socket) = start();
+    let (daemon, _backend, socket) = start("");
     let hatop = Hatop::start(daemon.dir(), &socket);
     hatop.shows("a  ", " UP ");
     hatop.shows("b  ", " DOWN ");

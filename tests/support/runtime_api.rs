@@ -1,11 +1,45 @@
-//! A client of HAProxy's runtime API, for sluice and for HAProxy alike.
+//! A daemon for tests of the runtime API, and a client of it, for sluice and for HAProxy alike.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{DEADLINE, eventually};
+use super::{Backend, DEADLINE, Daemon, eventually, own_loopback};
+
+/// A listener `web` and a pool `shop`.
+pub const CONFIG: &str = r#"
+[[listener]]
+name = "web"
+bind = ["{ip}:443"]
+protocol = "tcp"
+max-connections = 200
+pool = "shop"
+[pool.shop]
+balance = "least-connections"
+[[pool.shop.backend]]
+name = "a"
+address = "{ip}:1001"
+[[pool.shop.backend]]
+name = "b"
+address = "{ip}:1002"
+max-connections = 5
+[pool.shop.health]
+check = "tcp"
+interval = "100ms"
+fast-interval = "50ms"
+"#;
+
+/// A daemon whose `shop/a` serves and whose `shop/b` is down; the last is its status socket.
+#[track_caller]
+pub fn start(more: &str) -> (Daemon, Backend, PathBuf) {
+    let address = own_loopback();
+    let backend = Backend::echo((address, 1001));
+    let daemon = Daemon::start_on(address, &format!("{CONFIG}{more}"), "", |command| command);
+    daemon.wait_for_state("a", "up");
+    let socket = daemon.socket();
+    (daemon, backend, socket)
+}
 
 /// Sends `bytes` and reads until the other side closes.
 #[track_caller]
