@@ -244,7 +244,6 @@ address = "{ip}:1004"
     let uid = nix::unistd::getuid().to_string();
     let changes = daemon.log().lines().filter(|line| line.contains("operator changed backend")).count();
     assert!(changes == 5 && daemon.log().contains(&format!("\"uid\":{uid}")), "{}", daemon.log());
-    assert!(daemon.metric("sluice_control_commands_total{command=\"set server\",result=\"ok\"}") > 4.0);
 
     slow.stop();
     eventually("it is on the way down", || {
