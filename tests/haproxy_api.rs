@@ -6,8 +6,9 @@
 mod support;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -330,4 +331,56 @@ pool = "shop"
     assert!(errors.contains("not_tls") && errors.contains("  00000  474554202f"), "{errors}");
     assert!(say(&socket, "show errors web").contains("] : 0\n"));
     wait_for_cell(&socket, ["tls", "FRONTEND", "ereq"], "1");
+}
+
+/// A backend that reads once and answers like this.
+fn answering(address: SocketAddr, answer: &'static str) -> Backend {
+    Backend::start(address, move |mut stream| {
+        if stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    })
+}
+
+#[test]
+fn results_of_checks_have_haproxys_codes() {
+    let address = own_loopback();
+    let at = |port: u16| SocketAddr::from((address, port));
+    let silent = |port| Backend::start(at(port), |mut stream| drop(stream.read_to_end(&mut Vec::new())));
+    let _deaf = support::deaf(at(1001));
+    let _backends = [
+        answering(at(1002), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        answering(at(1003), "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"),
+        answering(at(1004), "220 mail\r\n"),
+        silent(1005),
+        silent(1006),
+        answering(at(1007), "+PONG\r\n"),
+    ];
+    let checks = [
+        (1001, "check = \"tcp\"", "L4TOUT"),
+        (1002, "check = \"http\"", "L7OK"),
+        (1003, "check = \"http\"", "L7STS"),
+        (1004, "check = \"redis\"", "L7RSP"),
+        (1005, "check = \"redis\"", "L7TOUT"),
+        (1006, "check = \"tls-hello\"", "L6TOUT"),
+        (1004, "check = \"tls-hello\"", "L6RSP"),
+        (1008, "check = \"tls-hello\"", "L4CON"),
+        (1007, "check = \"redis\"", "L7OK"),
+        (1007, "check = \"exec\"\ncommand = [\"/bin/true\"]", "PROCOK"),
+        (1007, "check = \"exec\"\ncommand = [\"/bin/false\"]", "PROCERR"),
+        (1007, "check = \"exec\"\ncommand = [\"/bin/sleep\", \"9\"]", "PROCTOUT"),
+    ];
+    let mut config = CONFIG.replace("1001", "1009");
+    for (number, (port, check, _)) in checks.iter().enumerate() {
+        writeln!(config, "[pool.c{number}]\nbackends = [\"{{ip}}:{port}\"]").unwrap();
+        writeln!(config, "[pool.c{number}.health]\n{check}\ninterval = \"100ms\"\ntimeout = \"400ms\"").unwrap();
+    }
+    let daemon = Daemon::start_on(address, &config, "", |command| command);
+    let socket = daemon.socket();
+    for (number, (port, _, code)) in checks.iter().enumerate() {
+        let (pool, server) = (format!("c{number}"), at(*port).to_string());
+        wait_for_cell(&socket, [&pool, &server, "check_status"], code);
+        let passed = cell(&socket, &pool, &server, "check_desc").ends_with("passed");
+        assert_eq!(passed, code.ends_with("OK"), "{code}");
+    }
 }

@@ -62,6 +62,7 @@ struct Kept {
     shape: Shape,
     is_down: bool,
     outages: Outages,
+    /// Counts that a reader takes off; what each is for is the reader's own affair.
     cleared: Option<Arc<[u64]>>,
     /// The worst state of each minute and the number of the last one, in minutes of Unix time.
     minutes: VecDeque<Standing>,

@@ -25,6 +25,8 @@ use super::overrides::Peer;
 
 /// Clients at once; further ones wait.
 const MOST_CLIENTS: usize = 64;
+/// Silence after which a client that has said nothing yet is let go: HAProxy's, for people who type.
+const FIRST_LIMIT: Duration = Duration::from_secs(10);
 /// Time for a request head.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Time for writing an answer.
@@ -121,7 +123,7 @@ async fn serve_client(control: Handle, mut stream: UnixStream) -> io::Result<()>
     let credentials = stream.peer_cred()?;
     let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
     let mut first = Vec::with_capacity(1024);
-    if timeout(REQUEST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
+    if timeout(FIRST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
         return Ok(());
     }
     if first[0] == b'{' {

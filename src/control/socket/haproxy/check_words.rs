@@ -44,7 +44,11 @@ pub fn check_status(check: &HealthCheck, vitals: &Vitals) -> (Code, &'static str
         (_, "live") => HANA,
         (_, "local") => SOCKERR,
         (Some(true), _) => passed(&check.kind),
-        (_, reason) => failed(&check.kind, last.phases.last().map_or("", |phase| phase.name), reason),
+        (_, reason) => {
+            // The parting decides nothing.
+            let phase = last.phases.iter().rfind(|phase| phase.name != "close");
+            failed(&check.kind, phase.map_or("", |phase| phase.name), reason)
+        }
     };
     (code, code.meaning)
 }

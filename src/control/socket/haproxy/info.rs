@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::super::Control;
 use super::super::super::failure::Failure;
 use super::fields::{Cell, Field, field};
-use super::rows::whole;
+use super::rows::rounded;
 use super::server_row::age;
 use super::stat::Format;
 use super::{Answer, Answered};
@@ -57,7 +57,7 @@ fn fields(control: &Control) -> Vec<(usize, Field, Cell)> {
     let (minutes, seconds) = (uptime / 60 % 60, uptime % 60);
     let uptime_words = format!("{}d {}h{minutes:02}m{seconds:02}s", uptime / 86_400, uptime / 3600 % 24);
     let shape = shared.trend.shape();
-    let (rate, most_rate) = (whole(shape.rates.connections), whole(shape.most_connections));
+    let (rate, most_rate) = (rounded(shape.rates.connections), rounded(shape.most_connections));
     let sent = shape.rates.bytes_up + shape.rates.bytes_down;
     let binds: usize = snapshot.listeners.iter().map(|listener| listener.config.bind.len()).sum();
     let stopping = matches!(shared.phase(), Phase::Leaving | Phase::Draining);
@@ -90,7 +90,7 @@ fn fields(control: &Control) -> Vec<(usize, Field, Cell)> {
     add(58, "DroppedLogs", "MGP", "u32", shared.log.dropped().into());
     add(61, "TotalBytesOut", "MGP", "u64", relayed(0..4).into());
     add(62, "TotalSplicdedBytesOut", "MGP", "u64", relayed(2..4).into());
-    add(63, "BytesOutRate", "MRP", "u64", whole(sent).into());
+    add(63, "BytesOutRate", "MRP", "u64", rounded(sent).into());
     add(66, "Build info", "POS", "str", VERSION.into());
     add(70, "Start_time_sec", "MDP", "u32", shared.started.as_second().into());
     all

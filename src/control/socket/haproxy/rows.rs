@@ -126,9 +126,13 @@ impl Row {
 
     /// What the samples of its totals come to.
     pub fn set_shape(&mut self, shape: &Shape) {
-        let quiet = shape.quiet.map_or(-1, |seconds| seconds as i64);
-        cells!(self, smax = shape.most_active, lastsess = quiet);
-        cells!(self, rate = whole(shape.rates.connections), rate_max = whole(shape.most_connections));
+        cells!(self, smax = shape.most_active);
+        cells!(self, rate = rounded(shape.rates.connections), rate_max = rounded(shape.most_connections));
+    }
+
+    /// Seconds since the last session; -1 before the first.
+    pub fn set_last_session(&mut self, shape: &Shape) {
+        cells!(self, lastsess = shape.quiet.map_or(-1, |seconds| seconds as i64));
     }
 
     /// How often and how long it was down.
@@ -139,7 +143,7 @@ impl Row {
 
     /// Times in milliseconds: means since the start, where HAProxy has those of the last 1024 sessions, and the longest.
     pub fn set_times(&mut self, timings: &Timings) {
-        let mean = |micros: f64| whole(micros / 1000.0);
+        let mean = |micros: f64| rounded(micros / 1000.0);
         let (connect, first_byte, session) = (&timings.connect, &timings.first_byte, &timings.session);
         cells!(self, ctime = mean(connect.mean()), rtime = mean(first_byte.mean()), ttime = mean(session.mean()));
         cells!(self, ctime_max = connect.max() / 1000, rtime_max = first_byte.max() / 1000);
@@ -148,7 +152,7 @@ impl Row {
 }
 
 /// A figure as a whole number.
-pub fn whole(figure: f64) -> u64 {
+pub fn rounded(figure: f64) -> u64 {
     figure.round() as u64
 }
 
@@ -170,7 +174,8 @@ fn listener(row: &mut Row, control: &Control, listener: &Listener) {
         _ if is_full => "FULL",
         _ => "OPEN",
     };
-    row.set_shape(&listener.state.trend.shape());
+    let shape = listener.state.trend.shape();
+    row.set_shape(&shape);
     let refused_source =
         |reason| matches!(reason, CloseReason::SourceDenied | CloseReason::RateLimited | CloseReason::LimitReached);
     let refused_route = |reason| matches!(reason, CloseReason::NoRoute | CloseReason::RouteRejected);
@@ -179,9 +184,7 @@ fn listener(row: &mut Row, control: &Control, listener: &Listener) {
     cells!(row, bin = sum(&|shard| shard.bytes_up.get()), bout = sum(&|shard| shard.bytes_down.get()));
     cells!(row, dreq = rejected(&refused_route), dresp = 0_u32, ereq = rejected(&bad_hello));
     cells!(row, dcon = rejected(&refused_source), dses = 0_u32, rate_lim = 0_u32, conn_tot = total);
-    let shape = listener.state.trend.shape();
-    cells!(row, conn_rate = whole(shape.rates.connections), conn_rate_max = whole(shape.most_connections));
-    cells!(row, lastsess = Cell::Empty);
+    cells!(row, conn_rate = rounded(shape.rates.connections), conn_rate_max = rounded(shape.most_connections));
 }
 
 fn pool(row: &mut Row, control: &Control, pool: &Pool) {
@@ -199,6 +202,7 @@ fn pool(row: &mut Row, control: &Control, pool: &Pool) {
     let total = sum(&|shard| shard.total.get());
     let shape = pool.state.trend.shape();
     row.set_shape(&shape);
+    row.set_last_session(&shape);
     row.set_outages(&pool.state.trend);
     let mut timings = Timings::default();
     pool.backends.iter().for_each(|backend| timings.merge(&backend.timings()));

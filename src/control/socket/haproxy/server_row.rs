@@ -1,7 +1,8 @@
 //! The row of a server in `show stat`: one backend.
 
-use jiff::Timestamp;
 use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
 
 use super::check_words::{Health, check_status, status};
 use super::rows::{Row, cells};
@@ -18,6 +19,7 @@ pub fn fill(row: &mut Row, pool: &Pool, member: usize) {
     let shape = backend.trend.shape();
     let weight = weight(pool, backend, share);
     row.set_shape(&shape);
+    row.set_last_session(&shape);
     row.set_times(&backend.timings());
     cells!(row, svname = &*backend.name, status = status(pool, member), addr = backend.address.to_string());
     cells!(row, weight = weight, uweight = share.weight, act = 1 - backup, bck = backup);

@@ -121,7 +121,7 @@ fn header() -> String {
 fn csv_line(cells: &[Cell]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let fields = cells.iter().map(Cell::text).chain([String::new()]);
-    // Memory takes everything, and a row without the last comma does not exist.
+    // Writing to memory cannot fail, and texts are UTF-8.
     let written = writer.write_record(fields).ok().and_then(|()| writer.into_inner().ok());
     written.and_then(|line| String::from_utf8(line).ok()).unwrap_or_default()
 }
