@@ -144,11 +144,11 @@ impl Keeper {
             Finding::Unwell => _ = checker.failure(1, check.thresholds),
             Finding::Nothing => {}
         }
-        let health = checker.health();
+        let (health, streak) = (checker.health(), checker.streak());
         drop(checker);
         let first = self.backend.vitals().check.ok.is_none();
         let changed = self.backend.change(|vitals| {
-            vitals.health = health;
+            (vitals.health, vitals.streak) = (health, streak);
             match verdict.finding {
                 Finding::Well => vitals.checks_ok += 1,
                 Finding::Unwell => vitals.checks_failed += 1,
@@ -252,11 +252,16 @@ impl Keeper {
 
     fn count_failure(&self, thresholds: Thresholds, seen: &str) {
         let mut checker = self.checker.borrow_mut();
-        let Some(health) = checker.failure(1, thresholds) else { return };
+        let turned = checker.failure(1, thresholds);
+        let streak = checker.streak();
         drop(checker);
+        let Some(health) = turned else {
+            self.backend.change(|vitals| vitals.streak = streak);
+            return;
+        };
         let detail = format!("live traffic: {seen}; {} failures in a row", thresholds.fall);
         let changed = self.backend.change(|vitals| {
-            vitals.health = health;
+            (vitals.health, vitals.streak) = (health, streak);
             vitals.check.reason = "live";
             vitals.check.detail.clone_from(&detail);
         });

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Handle;
-use crate::state::{Backend, Listener, Pool, Sample};
+use crate::state::{Backend, Listener, Pool, Sample, Standing};
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -23,24 +23,38 @@ pub async fn sample(control: Handle) {
         last = Instant::now();
         let minute = Timestamp::now().as_second().div_euclid(60);
         let snapshot = control.snapshot();
-        for listener in &snapshot.listeners {
-            listener.state.trend.take(of_listener(listener), seconds);
-        }
+        let listeners = snapshot.listeners.iter().map(|listener| {
+            let sample = of_listener(listener);
+            listener.state.trend.take(sample, seconds);
+            sample
+        });
+        control.shared.trend.take(listeners.fold(Sample::default(), plus), seconds);
         for pool in &snapshot.pools {
             let members = pool.backends.iter().map(|backend| {
                 let sample = of_backend(backend);
                 backend.trend.take(sample, seconds);
-                backend.trend.note(backend.standing(), minute);
+                let standing = backend.standing();
+                backend.trend.note(standing, minute);
+                if standing <= Standing::Up {
+                    // A reload that takes its check away tells nobody.
+                    backend.trend.turn(false, last);
+                }
                 sample
             });
-            let sum = members.fold(Sample::default(), |sum, one| Sample {
-                connections: 0,
-                active: sum.active + one.active,
-                bytes_up: sum.bytes_up + one.bytes_up,
-                bytes_down: sum.bytes_down + one.bytes_down,
-            });
-            pool.state.trend.take(Sample { connections: connections(pool), ..sum }, seconds);
+            let sum = members.fold(Sample::default(), plus);
+            let waiting = pool.state.places.waiting().into();
+            pool.state.trend.take(Sample { connections: connections(pool), waiting, ..sum }, seconds);
         }
+    }
+}
+
+fn plus(sum: Sample, one: Sample) -> Sample {
+    Sample {
+        connections: sum.connections + one.connections,
+        active: sum.active + one.active,
+        bytes_up: sum.bytes_up + one.bytes_up,
+        bytes_down: sum.bytes_down + one.bytes_down,
+        waiting: sum.waiting + one.waiting,
     }
 }
 
@@ -65,5 +79,6 @@ fn of_backend(backend: &Backend) -> Sample {
         active: backend.active.count().into(),
         bytes_up: backend.sum(|shard| shard.bytes_up.get()),
         bytes_down: backend.sum(|shard| shard.bytes_down.get()),
+        waiting: 0,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -60,6 +60,7 @@ pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Cha
         detail: detail.to_owned(),
         evidence,
     });
+    backend.trend.turn(matches!(new, Standing::Down | Standing::Ejected), Instant::now());
     let took = |standing: Standing| standing <= Standing::Up;
     if took(new) && !took(old) {
         backend.set_back_since(has_settled_others(pool, backend).then(coarse_ms));
@@ -127,6 +128,8 @@ pub fn sum_up(control: &Handle, pool: &Pool) {
     for (tier, weight) in places.weights.iter().enumerate() {
         weight.store(sum(tier == 1, &|backend| backend.takes(ignoring)), Ordering::Relaxed);
     }
+    let may_serve = |backend: &Backend| backend.takes(ignoring) || backend.health() == Health::Unknown;
+    pool.state.trend.turn(sum(false, &may_serve) + sum(true, &may_serve) == 0, Instant::now());
     if places.panic.swap(panics, Ordering::Relaxed) != panics {
         tell_of_panic(control, pool, panics, healthy as f64 / all.max(1) as f64);
     }

@@ -130,6 +130,8 @@ pub struct EjectionReport {
 pub struct Vitals {
     /// Health by checks and live failures.
     pub health: Health,
+    /// Results in a row that speak against it.
+    pub streak: u32,
     /// What operators said.
     pub overrides: Overrides,
     /// How its sessions end while it is drained.
@@ -235,6 +237,7 @@ impl Backend {
             trend: Trend::default(),
             vitals: Mutex::new(Vitals {
                 health,
+                streak: 0,
                 overrides: Overrides::default(),
                 drain: None,
                 agent: AgentOrders::default(),

@@ -45,7 +45,7 @@ pub use overrides::{Admin, DrainPlan, Overrides, Word, Words};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
-pub use trend::{MINUTES, Sample, Shape, Trend};
+pub use trend::{MINUTES, Outages, Sample, Shape, Trend};
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub struct Shared {
     pub reloads: Mutex<Reloads>,
     /// What is known of named backends.
     pub names: NameReports,
+    /// Totals of all listeners over time.
+    pub trend: Trend,
     cancels: Mutex<Cancels>,
     phase: AtomicU8,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
@@ -134,6 +136,7 @@ impl Shared {
             commands: Commands::default(),
             reloads: Mutex::default(),
             names: NameReports::default(),
+            trend: Trend::default(),
             cancels: Mutex::new(Cancels {
                 by_source: SourceRates::new(CANCELS.0, CANCELS.1, CANCEL_SOURCES),
                 all: Bucket::full(ALL_CANCELS.1, 0),

@@ -1,8 +1,9 @@
-//! What becomes of totals over time: rates of the last second, the most so far, and the last hour of states. Fed once a
-//! second by the control plane; workers know nothing of it.
+//! What becomes of totals over time: rates of the last second, the most so far, times of being down, and the last hour of
+//! states. Fed once a second and at changes by the control plane; workers know nothing of it.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::backend::Standing;
 use crate::api::Rates;
@@ -21,6 +22,8 @@ pub struct Sample {
     pub bytes_up: u64,
     /// Bytes to clients so far.
     pub bytes_down: u64,
+    /// Connections that wait for a place.
+    pub waiting: u64,
 }
 
 /// What the last samples come to.
@@ -32,6 +35,21 @@ pub struct Shape {
     pub most_connections: f64,
     /// The most open connections.
     pub most_active: u64,
+    /// The most waiting connections.
+    pub most_waiting: u64,
+    /// Seconds since the last new connection; `None` before the first.
+    pub quiet: Option<f64>,
+}
+
+/// When it was down.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outages {
+    /// How often it went down.
+    pub count: u64,
+    /// How long it was down, the present outage included.
+    pub length: Duration,
+    /// When it last went down or came back.
+    pub turned: Option<Instant>,
 }
 
 /// Totals over time.
@@ -42,6 +60,10 @@ pub struct Trend(Mutex<Kept>);
 struct Kept {
     last: Option<Sample>,
     shape: Shape,
+    is_down: bool,
+    outages: Outages,
+    /// Counts that a reader takes off; what each is for is the reader's own affair.
+    cleared: Option<Arc<[u64]>>,
     /// The worst state of each minute and the number of the last one, in minutes of Unix time.
     minutes: VecDeque<Standing>,
     minute: i64,
@@ -51,7 +73,8 @@ impl Trend {
     /// Takes a sample `seconds` after the one before.
     pub fn take(&self, sample: Sample, seconds: f64) {
         let kept = &mut *self.lock();
-        if let Some(last) = kept.last.replace(sample) {
+        let before = kept.last.replace(sample);
+        if let Some(last) = before {
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds.max(0.001);
             kept.shape.rates = Rates {
                 connections: rate(sample.connections, last.connections),
@@ -62,6 +85,45 @@ impl Trend {
         let shape = &mut kept.shape;
         shape.most_connections = shape.most_connections.max(shape.rates.connections);
         shape.most_active = shape.most_active.max(sample.active);
+        shape.most_waiting = shape.most_waiting.max(sample.waiting);
+        let has_new = sample.connections > before.map_or(0, |last| last.connections);
+        shape.quiet = if has_new { Some(0.0) } else { shape.quiet.map(|quiet| quiet + seconds) };
+    }
+
+    /// Forgets the most so far.
+    pub fn forget_most(&self) {
+        let shape = &mut self.lock().shape;
+        (shape.most_connections, shape.most_active, shape.most_waiting) = (0.0, 0, 0);
+    }
+
+    /// Notes whether it is down from now on.
+    pub fn turn(&self, down: bool, now: Instant) {
+        let kept = &mut *self.lock();
+        if kept.is_down == down {
+            return;
+        }
+        if down {
+            kept.outages.count += 1;
+        } else {
+            kept.outages.length = kept.outages_by(now).length;
+        }
+        kept.is_down = down;
+        kept.outages.turned = Some(now);
+    }
+
+    /// When it was down.
+    pub fn outages(&self, now: Instant) -> Outages {
+        self.lock().outages_by(now)
+    }
+
+    /// Keeps counts for a reader that wants to see what was added since.
+    pub fn set_cleared(&self, counts: Arc<[u64]>) {
+        self.lock().cleared = Some(counts);
+    }
+
+    /// The counts that were kept.
+    pub fn cleared(&self) -> Option<Arc<[u64]>> {
+        self.lock().cleared.clone()
     }
 
     /// Notes the state in this minute of Unix time.
@@ -97,6 +159,13 @@ impl Trend {
     }
 }
 
+impl Kept {
+    fn outages_by(&self, now: Instant) -> Outages {
+        let running = self.outages.turned.filter(|_| self.is_down).map(|since| now.saturating_duration_since(since));
+        Outages { length: self.outages.length + running.unwrap_or_default(), ..self.outages }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +173,8 @@ mod tests {
     #[test]
     fn rates_are_over_the_last_samples_and_the_most_is_kept() {
         let trend = Trend::default();
-        let sample = |connections, active| Sample { connections, active, bytes_up: connections * 10, bytes_down: 0 };
+        let sample =
+            |connections, active| Sample { connections, active, bytes_up: connections * 10, ..Sample::default() };
         trend.take(sample(100, 5), 1.0);
         let is = |value: f64, wanted: f64| (value - wanted).abs() < 1e-9;
         assert!(is(trend.shape().rates.connections, 0.0), "one sample is no rate");
@@ -113,6 +183,27 @@ mod tests {
         let shape = trend.shape();
         assert!(is(shape.rates.connections, 10.0) && is(shape.rates.bytes_up, 100.0), "{shape:?}");
         assert!(is(shape.most_connections, 30.0) && shape.most_active == 9, "{shape:?}");
+        trend.take(sample(170, 2), 1.5);
+        trend.take(sample(170, 2), 1.5);
+        assert_eq!(trend.shape().quiet, Some(3.0));
+        trend.forget_most();
+        assert_eq!(trend.shape().most_active, 0);
+        trend.take(sample(172, 3), 1.0);
+        let shape = trend.shape();
+        assert!(is(shape.most_connections, 2.0) && shape.most_active == 3 && shape.quiet == Some(0.0), "{shape:?}");
+    }
+
+    #[test]
+    fn outages_are_counted_once_and_add_up() {
+        let trend = Trend::default();
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert!(trend.outages(at(0)).turned.is_none());
+        for (down, seconds) in [(false, 1), (true, 10), (true, 12), (false, 15), (true, 20)] {
+            trend.turn(down, at(seconds));
+        }
+        let outages = trend.outages(at(27));
+        assert_eq!((outages.count, outages.length.as_secs(), outages.turned), (2, 12, Some(at(20))));
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod namespace;
 pub mod plan;
 pub mod proxy;
 pub mod pump;
+pub mod runtime_api;
 pub mod scripted;
 pub mod servers;
 pub mod speaker;

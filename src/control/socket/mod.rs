@@ -22,6 +22,8 @@ use self::http::Paths;
 use super::Handle;
 use super::overrides::Peer;
 
+/// Silence after which a client that has said nothing yet is let go: HAProxy's, for people who type.
+const FIRST_LIMIT: Duration = Duration::from_secs(10);
 /// Time for a request head.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Time for writing an answer.
@@ -136,7 +138,7 @@ pub async fn serve(control: Handle, socket: Rc<StatusSocket>) {
 
 async fn serve_client(control: Handle, mut stream: Watched<UnixStream>, peer: Peer) -> io::Result<()> {
     let mut first = Vec::with_capacity(1024);
-    if timeout(REQUEST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
+    if timeout(FIRST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
         return Ok(());
     }
     if first[0] == b'{' {

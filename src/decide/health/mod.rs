@@ -49,6 +49,11 @@ impl Checker {
         self.health
     }
 
+    /// Results in a row that speak against the state.
+    pub const fn streak(&self) -> u32 {
+        self.streak
+    }
+
     /// Whether results that speak against the state have come in: checks run faster while this holds.
     pub const fn is_changing(&self) -> bool {
         self.streak > 0 || matches!(self.health, Health::Unknown)
