@@ -1,58 +1,70 @@
-//! Talks to the daemon: one request in the JSON dialect, one answer.
+//! Asks the daemon one thing, shows the answer, and says on stderr why there is none.
 
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Globals;
-use super::output::{Exit, message};
+use super::connection::{Connection, Refusal, Trouble};
+use super::output::{Exit, json, message};
 
 /// Longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Asks the daemon. On failure the reason is printed and the exit code returned.
-pub fn ask(globals: &Globals, method: &str, params: &Value) -> Result<Value, Exit> {
-    let path = globals.socket.display();
-    let mut stream = UnixStream::connect(&globals.socket).map_err(|error| {
-        let why = match error.kind() {
-            ErrorKind::NotFound => "no such file",
-            ErrorKind::ConnectionRefused => "nobody listens on it",
-            ErrorKind::PermissionDenied => "permission denied",
-            _ => "cannot connect",
-        };
-        message(&format!("no daemon behind {path}: {why}; see --socket"));
-        Exit::NoDaemon
-    })?;
-    let exchange = || -> std::io::Result<String> {
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
-        let request = json!({ "v": 1, "id": 1, "method": method, "params": params });
-        stream.write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        BufReader::new(&stream).read_line(&mut line)?;
-        Ok(line)
-    };
-    let mut exchange = exchange;
-    let line = exchange().map_err(|error| {
-        message(&format!("no answer from the daemon behind {path}: {error}"));
-        Exit::Failed
-    })?;
-    let mut answer: Value = serde_json::from_str(&line).map_err(|error| {
-        message(&format!("the daemon behind {path} answered with something else than JSON: {error}"));
-        Exit::Failed
-    })?;
-    if let Some(failure) = answer.get("error") {
-        let text = |key: &str| failure[key].as_str().unwrap_or_default();
-        message(text("message"));
-        if !text("hint").is_empty() {
-            message(&format!("hint: {}", text("hint")));
-        }
-        return Err(match text("code") {
-            "reload_failed" => Exit::Failed,
-            _ => Exit::Refused,
-        });
+pub fn ask<T: DeserializeOwned>(globals: &Globals, method: &str, params: &impl Serialize) -> Result<T, Exit> {
+    quietly(globals, method, params).map_err(complain)
+}
+
+/// Asks the daemon and prints nothing.
+pub fn quietly<T: DeserializeOwned>(globals: &Globals, method: &str, params: &impl Serialize) -> Result<T, Trouble> {
+    Connection::open(&globals.socket, LIMIT).and_then(|mut connection| connection.ask(method, params))
+}
+
+/// Asks the daemon, prints its answer as it is when JSON is wanted, and otherwise calls `print`.
+pub fn show<T: DeserializeOwned>(
+    globals: &Globals,
+    method: &str,
+    params: &impl Serialize,
+    print: impl FnOnce(T),
+) -> Exit {
+    if globals.json {
+        return ask::<Value>(globals, method, params).map_or_else(
+            |exit| exit,
+            |answer| {
+                json(&answer);
+                Exit::Ok
+            },
+        );
     }
-    Ok(answer["result"].take())
+    ask(globals, method, params).map_or_else(
+        |exit| exit,
+        |answer| {
+            print(answer);
+            Exit::Ok
+        },
+    )
+}
+
+/// Says on stderr why there is no answer, and how the program ends then.
+pub fn complain(trouble: Trouble) -> Exit {
+    match trouble {
+        Trouble::NoDaemon(why) => {
+            message(&format!("{why}; see --socket"));
+            Exit::NoDaemon
+        }
+        Trouble::Lost(why) => {
+            message(&why);
+            Exit::Failed
+        }
+        Trouble::Refused(Refusal { code, message: why, hint }) => {
+            message(&why);
+            if !hint.is_empty() {
+                message(&format!("hint: {hint}"));
+            }
+            if code == "reload_failed" { Exit::Failed } else { Exit::Refused }
+        }
+    }
 }

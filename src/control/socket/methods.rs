@@ -31,8 +31,8 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "route", "reload", "drain", "disable", "enable",
-    "weight", "reset", "probe", "stop",
+    "status", "backends", "history", "sessions", "events", "refused", "config", "route", "reload", "drain", "disable",
+    "enable", "weight", "reset", "probe", "stop",
 ];
 
 /// Carries out a request and counts it.
@@ -76,6 +76,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
                 Failure::new("no_such_listener", format!("no listener is called `{name}`"))
             })?)
         }
+        "config" => answer(&report::config(control)),
         "route" => {
             let query = route_query(&params)?;
             answer(&explain(&control.snapshot(), &query, coarse_ms()).map_err(|why| Failure::new("bad_params", why))?)
