@@ -261,13 +261,12 @@ impl Table {
             }
             let spare: usize =
                 layout.iter().filter(|(column, _)| shrinks(*column)).map(|(_, room)| room.saturating_sub(LEAST)).sum();
-            let least_important = layout.iter().enumerate().rev().max_by_key(|(_, (column, _))| match place(*column) {
-                Place::Drop(rank) => rank,
-                _ => 0,
+            let ranks = layout.iter().filter_map(|(column, _)| match place(*column) {
+                Place::Drop(rank) => Some(rank),
+                _ => None,
             });
-            let dropped = least_important.filter(|(_, (column, _))| matches!(place(*column), Place::Drop(_)));
-            if let Some((position, _)) = dropped {
-                layout.remove(position);
+            if let Some(least_important) = ranks.max() {
+                layout.retain(|(column, _)| place(*column) != Place::Drop(least_important));
             } else if spare > 0 {
                 let widest = layout.iter_mut().filter(|(column, _)| shrinks(*column)).max_by_key(|(_, room)| *room);
                 let Some((_, room)) = widest else { return layout };

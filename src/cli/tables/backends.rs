@@ -176,15 +176,11 @@ fn checked(check: &CheckState, now: Timestamp) -> String {
     if let Some(next) = check.next_at {
         text += &format!("; the next in {}", span(ago(now, next)));
     }
-    text + &format!("; {} failures in a row take it down, {} successes bring it up", check.fall, check.rise)
+    text + &format!("; down after {} failures in a row, up after {} successes", check.fall, check.rise)
 }
 
 /// What brought a state about: the last event, with what was seen.
 fn evidence(event: &Event) -> Option<Note> {
-    let seen: Vec<String> = event
-        .evidence
-        .iter()
-        .map(|phase| format!("{} after {}: {}", phase.phase, milliseconds(phase.took_ms), phase.seen))
-        .collect();
-    (!seen.is_empty()).then(|| Note::new("seen", seen.join("; "), Tone::Plain))
+    let seen = super::seen(event);
+    (!seen.is_empty()).then(|| Note::new("seen", seen, Tone::Plain))
 }

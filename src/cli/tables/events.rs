@@ -1,6 +1,6 @@
 //! What happened to backends and pools.
 
-use super::super::figures::{milliseconds, second};
+use super::super::figures::second;
 use super::super::table::{Cell, Column, Note, Place, Table, Tone};
 use crate::api::Event;
 
@@ -26,12 +26,7 @@ pub fn events(list: &[Event]) -> Table {
     for event in list {
         let path = event.backend.as_ref().map_or_else(|| event.pool.clone(), |name| format!("{}/{name}", event.pool));
         let by = format!("{:?}", event.by).to_lowercase();
-        let seen: Vec<String> = event
-            .evidence
-            .iter()
-            .map(|phase| format!("{} after {}: {}", phase.phase, milliseconds(phase.took_ms), phase.seen))
-            .collect();
-        let seen = seen.join("; ");
+        let seen = super::seen(event);
         let notes = [("detail", &event.detail), ("seen", &seen)].into_iter().filter(|(_, text)| !text.is_empty());
         let notes = notes.map(|(label, text)| Note::new(label, text.clone(), Tone::Plain)).collect();
         let cells = vec![
