@@ -13,8 +13,8 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
-use crate::proxy::{self, Command, Generation, Listening, Matching, WorkerHandle};
-use crate::state::{Backend, Resolution, Shared, Snapshot};
+use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
+use crate::state::{Matching, Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::{limits, socket};
 
 /// Descriptors that the process needs besides connections: sockets, logs, runtimes, probes.
@@ -73,7 +73,8 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
                 Some(TcpListener::bind(address).await.map_err(|error| StartError::Metrics(address, error))?)
             }
         };
-        let snapshot = Snapshot::build(Arc::new(config), None, &Resolution::Sets(HashMap::new()), workers);
+        let supplement = Supplement { names: &Resolution::Sets(HashMap::new()), operators: &Operators::default() };
+        let snapshot = Snapshot::build(Arc::new(config), None, &supplement, workers);
         let snapshot = Arc::new(snapshot.map_err(|error| StartError::Pool(error.to_string()))?);
         let mut plane = Workers::new(workers);
         plane.prepare(&snapshot).map_err(StartError::Bind)?;
@@ -186,11 +187,13 @@ impl DataPlane for Workers {
         }
     }
 
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize) {
-        for handle in &self.handles {
-            let matching = backend.map_or(Matching::All, |backend| Matching::Backend(Arc::clone(backend)));
-            let _ = handle.commands.send(Command::End { matching, reason, most });
-        }
+    fn end_sessions(&self, matching: &Matching, reason: CloseReason, most: usize) -> Vec<oneshot::Receiver<u64>> {
+        let tell = |handle: &WorkerHandle| {
+            let (answer, told) = oneshot::channel();
+            let _ = handle.commands.send(Command::End { matching: matching.clone(), reason, most, answer });
+            told
+        };
+        self.handles.iter().map(tell).collect()
     }
 
     fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>> {

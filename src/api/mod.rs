@@ -6,6 +6,7 @@
 mod backends;
 mod changes;
 mod events;
+mod probe;
 mod requests;
 mod sessions;
 mod status;
@@ -16,9 +17,10 @@ pub use backends::{
 };
 pub use changes::{Added, Changed, Killed, Removed, Stopping};
 pub use events::{Cause, Event, Evidence};
+pub use probe::{AgentSaid, CertificateReport, ProbePhase, ProbeReport};
 pub use requests::{
     AddParams, BackendParams, BackendsParams, DrainParams, EventsParams, HistoryParams, KillParams, ListenerParams,
-    NamesParams, OrderParams, RemoveParams, SessionsParams, SortBy, StopParams, WeightParams,
+    NamesParams, OrderParams, RemoveParams, RouteParams, SessionsParams, SortBy, StopParams, WeightParams,
 };
 pub use sessions::{NameCount, NamesReport, RefusedRecord, RefusedReport, SessionReport};
 pub use status::{ConfigReport, ListenerReport, NameReport, PoolReport, ReloadReport, StatusReport, WorkerReport};

@@ -1,5 +1,7 @@
 //! Parameters of requests. Fields that are not known are ignored.
 
+use std::net::IpAddr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -167,4 +169,29 @@ pub struct RemoveParams {
 pub struct StopParams {
     /// Instead of `shutdown-grace`.
     pub grace_ms: Option<u64>,
+}
+
+/// Of `route`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RouteParams {
+    /// Name of the listener.
+    pub listener: String,
+    /// Server name.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// Offered application protocols.
+    #[serde(default)]
+    pub alpn: Vec<String>,
+    /// Address of the client; without it, this machine.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
+    /// Highest offered version of TLS, such as `1.3`.
+    #[serde(default)]
+    pub tls: Option<String>,
+    /// Not TLS, but this protocol, as for `first-bytes`.
+    #[serde(default)]
+    pub first_bytes: Option<String>,
+    /// Handshake bytes of the hello.
+    #[serde(default)]
+    pub hello_bytes: Option<usize>,
 }

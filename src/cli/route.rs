@@ -12,7 +12,7 @@ use super::{ConfigArgs, Globals, RouteArgs};
 use crate::config::Sources;
 use crate::decide::health::Health;
 use crate::decide::hello::{FirstBytes, TlsVersion};
-use crate::state::{Resolution, RouteQuery, Snapshot, explain};
+use crate::state::{Operators, Resolution, RouteQuery, Snapshot, Supplement, explain};
 
 /// Runs `route`.
 pub fn route(globals: &Globals, args: &RouteArgs) -> Exit {
@@ -59,7 +59,8 @@ fn offline(globals: &Globals, config: &ConfigArgs, query: &RouteQuery) -> Result
         Exit::InvalidConfig
     })?;
     let config = load(globals, &sources)?;
-    let snapshot = Snapshot::build(Arc::new(config), None, &Resolution::Offline, 1).map_err(|error| {
+    let supplement = Supplement { names: &Resolution::Offline, operators: &Operators::default() };
+    let snapshot = Snapshot::build(Arc::new(config), None, &supplement, 1).map_err(|error| {
         message(&error.to_string());
         Exit::InvalidConfig
     })?;

@@ -18,6 +18,9 @@ use crate::decide::names::{Target, TargetError};
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
 pub const DEFAULT_WEIGHT: u32 = 100;
 
+/// Most weight.
+pub const MOST_WEIGHT: u32 = 1000;
+
 /// Where a backend is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -48,6 +51,11 @@ impl FromStr for Address {
 }
 
 impl Address {
+    /// Whether it is this address, and no name.
+    pub fn is(&self, address: SocketAddr) -> bool {
+        matches!(self, Self::Socket(own) if *own == address)
+    }
+
     /// The name, if it is one.
     pub const fn target(&self) -> Option<&Target> {
         match self {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
-pub use backends::{Address, Backend, DEFAULT_WEIGHT};
+pub use backends::{Address, Backend, DEFAULT_WEIGHT, MOST_WEIGHT};
 pub use check::check;
 pub use dump::dump;
 pub use health::{
@@ -34,6 +34,7 @@ pub use health::{
     Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
 };
 pub use keys::{Key, SECTIONS, SectionKeys, Status};
+pub use nearest::is_name;
 pub use pool::{FastOpen, OnDown, Pool};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::names::{self, Names};
 use super::probes::{self, Probes};
 use super::socket::{serve, serve_metrics};
-use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, overrides, reload, renewal, sampler, state_file};
+use super::{ConfigSource, Control, DataPlane, Handle, StatusSocket, members, overrides, reload, renewal, sampler};
 use crate::decide::close::CloseReason;
-use crate::state::{LogMessage, Phase, Shared, Snapshot};
+use crate::state::{LogMessage, Matching, Phase, Shared, Snapshot, Supplement};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,9 @@ pub async fn run(
         renewal,
         clock: Notify::new(),
         reloading: tokio::sync::Mutex::new(()),
+        operators: RefCell::default(),
+        saving: tokio::sync::Mutex::new(()),
+        kills: RefCell::default(),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);
@@ -90,7 +93,18 @@ pub async fn run(
 /// Listeners are bound; clients wait in the backlog until names are resolved and the first checks have answered.
 async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     let resolution = names::add(control, &snapshot.config).await;
-    let renewed = match snapshot.renewed(&resolution, control.shared.workers.len()) {
+    overrides::restore(control, snapshot);
+    let renew = || {
+        let operators = control.operators.borrow();
+        let supplement = Supplement { names: &resolution, operators: &operators };
+        snapshot.renewed(&supplement, control.shared.workers.len())
+    };
+    let renewed = renew().or_else(|error| {
+        tracing::error!(%error, "added backends are not used");
+        control.operators.borrow_mut().added.clear();
+        renew()
+    });
+    let renewed = match renewed {
         Ok(renewed) => renewed.map(Arc::new),
         Err(error) => {
             tracing::error!(%error, "names are not used");
@@ -99,19 +113,10 @@ async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     };
     let snapshot = renewed.as_ref().unwrap_or(snapshot);
     control.shared.set_snapshot(Arc::clone(snapshot));
-    restore_overrides(snapshot);
+    members::settle(control, &[], snapshot);
+    members::yield_to_file(control, snapshot);
     probes::apply_and_wait(control, snapshot).await;
     control.plane.borrow_mut().install(snapshot);
-}
-
-fn restore_overrides(snapshot: &Snapshot) {
-    let Some(path) = &snapshot.config.global.state_file else { return };
-    match state_file::load(path, snapshot) {
-        Ok(0) => {}
-        Ok(overrides) => tracing::info!(overrides, "overrides restored from the state file"),
-        // Starting without them beats not starting.
-        Err(error) => tracing::error!(path = %path.display(), %error, "cannot use the state file"),
-    }
 }
 
 fn announce(snapshot: &Snapshot, workers: usize) {
@@ -210,7 +215,7 @@ async fn leave(control: &Control, mut stop: Stop, more: &mut mpsc::UnboundedRece
             () = late => break,
         }
     }
-    control.plane.borrow().end_sessions(None, CloseReason::Shutdown, usize::MAX);
+    control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
     // Sessions that are told to end do so at their next turn; a worker that hangs is left behind.
     if timeout(Duration::from_secs(5), ended(control)).await.is_err() {
         tracing::error!("a worker did not end in time");

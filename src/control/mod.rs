@@ -5,10 +5,12 @@ mod checks;
 mod failure;
 mod journal;
 mod keeper;
+mod kill;
 mod lifecycle;
 mod log_writer;
 mod lookup;
 mod lookup_runtime;
+mod members;
 mod metrics;
 mod names;
 mod overrides;
@@ -34,7 +36,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
-use crate::state::{Backend, Shared, Snapshot};
+use crate::state::{Matching, Operators, Shared, Snapshot};
 
 pub use lifecycle::run;
 pub use log_writer::{start_log, start_tracing};
@@ -67,8 +69,8 @@ pub trait DataPlane {
     fn install(&mut self, snapshot: &Arc<Snapshot>);
     /// Stops accepting; workers end once their sessions have.
     fn leave(&mut self);
-    /// Ends sessions, of one backend or of all; each worker at most so many of those that were not told yet.
-    fn end_sessions(&self, backend: Option<&Arc<Backend>>, reason: CloseReason, most: usize);
+    /// Ends sessions; each worker at most so many of those that were not told yet, and it answers how many it told.
+    fn end_sessions(&self, matching: &Matching, reason: CloseReason, most: usize) -> Vec<oneshot::Receiver<u64>>;
     /// Asks every worker for its open sessions that match; each answers with a list.
     fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>>;
     /// Whether every worker has ended.
@@ -111,6 +113,12 @@ pub struct Control {
     clock: Notify,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
+    /// What operators said beside the configuration.
+    operators: RefCell<Operators>,
+    /// Held while the state file is written.
+    saving: tokio::sync::Mutex<()>,
+    /// Sessions that are being ended at a rate.
+    kills: RefCell<kill::Kills>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }
 

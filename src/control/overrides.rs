@@ -1,17 +1,23 @@
 //! Operators' words about backends: drain, disable, enable, weight, reset. Each is logged with the peer that said it, kept
 //! in the state file, and ends by itself where a time was given.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
+use super::kill::{BATCH, check_rate, idle_first, pace};
 use super::standing::{Change, follow};
 use super::{Handle, renewal, report, state_file};
-use crate::api::{Cause, Changed};
-use crate::state::{Admin, Backend, Overrides, Pool, Snapshot, Standing, Word};
+use crate::api::{Cause, Changed, DrainParams};
+use crate::config::MOST_WEIGHT;
+use crate::decide::close::CloseReason;
+use crate::state::{Admin, Backend, DrainPlan, Overrides, Pool, Snapshot, Standing, Vitals, Word};
 
 /// Who is at the other end of the status socket (`SO_PEERCRED`, `unix(7)`).
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +41,8 @@ pub enum Saying {
 
 /// Longest time after which a word may undo itself. Chosen.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
-/// Most weight, as in the configuration.
-const MOST_WEIGHT: u32 = 1000;
+/// Longest wait for the disk.
+const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// Longest sleep before the clock is looked at: it may have been set.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -49,6 +55,38 @@ pub async fn say(
     path: &str,
     saying: Saying,
     limit: Option<Duration>,
+    peer: Peer,
+) -> Result<Changed, Failure> {
+    carry_out(control, path, saying, limit, None, peer).await
+}
+
+/// Drains a backend, and has the sessions ended that are left after a while, if that is wished.
+///
+/// # Errors
+/// As for [`say`].
+pub async fn drain(control: &Handle, params: &DrainParams, peer: Peer) -> Result<Changed, Failure> {
+    let DrainParams { backend, for_ms, kill_after_ms, rate } = params;
+    let rate = check_rate(*rate)?;
+    let plan = match (kill_after_ms.map(Duration::from_millis), rate) {
+        (None, Some(_)) => return Err(Failure::new("bad_params", "`rate` needs `kill_after_ms`")),
+        (Some(after), _) if after > LONGEST => {
+            return Err(Failure::new("bad_params", "`kill_after_ms` is above a year"));
+        }
+        (after, rate) => after.and_then(|after| {
+            let kill_at = Timestamp::now().checked_add(after).ok()?;
+            Some(DrainPlan { kill_at, rate, has_begun: false })
+        }),
+    };
+    let saying = Saying::State(Admin::Draining);
+    carry_out(control, backend, saying, for_ms.map(Duration::from_millis), plan, peer).await
+}
+
+async fn carry_out(
+    control: &Handle,
+    path: &str,
+    saying: Saying,
+    limit: Option<Duration>,
+    plan: Option<DrainPlan>,
     peer: Peer,
 ) -> Result<Changed, Failure> {
     let snapshot = control.snapshot();
@@ -70,6 +108,7 @@ pub async fn say(
         Saying::Reset => "reset".to_owned(),
     };
     let until_text = until.map(|until| format!(" until {until:.0}")).unwrap_or_default();
+    let kill_at = plan.map(|plan| plan.kill_at.to_string());
     let detail = format!("{what}{until_text}, by uid {uid} (pid {pid})");
     change(control, pool, backend, Cause::Operator, &detail, |words| match saying {
         Saying::State(Admin::Ready) if until.is_none() => words.admin.take_back(),
@@ -77,11 +116,15 @@ pub async fn say(
         Saying::Weight(said) => words.weight.say(Word { said, by_uid: uid, since: now, until }),
         Saying::Reset => *words = Overrides::default(),
     });
+    if plan.is_some() {
+        backend.change(|vitals| vitals.drain = plan);
+    }
     let state = backend.standing().name();
-    tracing::info!(backend = path, what, until = until_text.trim_start(), state, uid, pid, "operator changed backend");
+    let until = until_text.trim_start();
+    tracing::info!(backend = path, what, until, kill_at, state, uid, pid, "operator changed backend");
     control.clock.notify_one();
     renewal::renew(control).await;
-    let kept = keep(control);
+    let kept = keep(control).await;
     changed(control, path, kept)
 }
 
@@ -113,9 +156,13 @@ fn change(
     detail: &str,
     change: impl FnOnce(&mut Overrides),
 ) {
-    let before = backend.vitals().overrides;
-    let moved = backend.change(|vitals| change(&mut vitals.overrides));
-    let after = backend.vitals().overrides;
+    let before = backend.words();
+    let moved = backend.change(|vitals| {
+        change(&mut vitals.overrides);
+        // Each word about the state is a new plan, or the end of one.
+        vitals.drain = vitals.drain.filter(|_| vitals.overrides.admin == before.admin);
+    });
+    let after = backend.words();
     let weighs_else = before.weight.in_force().map(|word| word.said) != after.weight.in_force().map(|word| word.said);
     // A weight is an event too, though the state stays.
     let same: fn(Standing) -> (Standing, Standing) = |standing| (standing, standing);
@@ -127,24 +174,65 @@ fn change(
 }
 
 /// Writes the state file, if there is one. `Some(false)`: it could not be written, and the log says why.
-pub fn keep(control: &Handle) -> Option<bool> {
-    let snapshot = control.snapshot();
-    let path = snapshot.config.global.state_file.as_ref()?;
-    match state_file::save(path, &snapshot) {
-        Ok(()) => Some(true),
-        Err(error) => {
-            let path = path.display();
-            tracing::error!(%path, %error, "cannot write the state file: the change will not survive a restart");
-            Some(false)
+pub async fn keep(control: &Handle) -> Option<bool> {
+    let path = control.config().global.state_file.clone()?;
+    let writing = {
+        let (control, path) = (Handle::clone(control), path.clone());
+        // A task of its own: it goes on in its turn although nobody waits for it any more.
+        spawn_local(async move {
+            let _turn = control.saving.lock().await;
+            let text = state_file::text(&control.snapshot(), &control.operators.borrow())?;
+            // A disk that hangs must not hold up the control plane.
+            spawn_blocking(move || state_file::write(&path, &text)).await?
+        })
+    };
+    let outcome = match timeout(SAVE_LIMIT, writing).await {
+        Ok(written) => written.map_err(io::Error::other).flatten(),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("the disk did not answer within {SAVE_LIMIT:?}")))
         }
+    };
+    if let Err(error) = &outcome {
+        let path = path.display();
+        tracing::error!(%path, %error, "cannot write the state file: the change will not survive a restart");
     }
+    Some(outcome.is_ok())
 }
 
-/// Ends words whose time is over; runs for ever.
+/// Takes up what the state file says, before anything is in force: words about backends that are there are theirs from now
+/// on.
+pub fn restore(control: &Handle, snapshot: &Snapshot) {
+    let Some(path) = &snapshot.config.global.state_file else { return };
+    let mut operators = match state_file::load(path, Timestamp::now()) {
+        Ok(operators) => operators,
+        // Starting without them beats not starting.
+        Err(error) => {
+            let aside = (error.kind() == io::ErrorKind::InvalidData).then(|| state_file::put_aside(path));
+            let aside = aside.map(|moved| moved.map_or_else(|error| error.to_string(), |to| to.display().to_string()));
+            tracing::error!(path = %path.display(), %error, aside, "cannot use the state file");
+            return;
+        }
+    };
+    let (overrides, added) = (operators.absent.len(), operators.added.values().map(BTreeMap::len).sum::<usize>());
+    for (_, backend) in snapshot.backends() {
+        if let Some(absent) = operators.absent.remove(&backend.path()) {
+            backend.change(|vitals| vitals.overrides = absent.words);
+        }
+    }
+    for backend in operators.absent.keys() {
+        tracing::warn!(backend, "the state file has an override of a backend that is not there");
+    }
+    if overrides + added > 0 {
+        tracing::info!(overrides, added, "restored from the state file");
+    }
+    *control.operators.borrow_mut() = operators;
+}
+
+/// Ends words whose time is over, and sessions of backends that were drained for long enough; runs for ever.
 pub async fn keep_time(control: Handle) {
     loop {
         let snapshot = control.snapshot();
-        let next = snapshot.backends().filter_map(|(_, backend)| backend.vitals().overrides.next_end()).min();
+        let next = snapshot.backends().filter_map(|(_, backend)| next_of(&backend.vitals())).min();
         match next {
             Some(next) => {
                 let left = Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default();
@@ -159,22 +247,47 @@ pub async fn keep_time(control: Handle) {
     }
 }
 
+/// When something is to be done about a backend.
+fn next_of(vitals: &Vitals) -> Option<Timestamp> {
+    let kill_at = vitals.drain.filter(|plan| !plan.has_begun).map(|plan| plan.kill_at);
+    [vitals.overrides.next_end(), kill_at].into_iter().flatten().min()
+}
+
+/// Ends the sessions of a drained backend, as long as the plan stands.
+async fn end_drained(control: &Handle, backend: &Backend, plan: DrainPlan) {
+    let path = backend.path();
+    let stands = || backend.vitals().drain == Some(plan);
+    let (sessions, rate) = (backend.active.count(), plan.rate);
+    tracing::info!(backend = path, sessions, rate, "drained for long enough: its sessions end");
+    while stands() && backend.active.count() > 0 {
+        let left = idle_first(control, &path).await;
+        pace(control, left, plan.rate, CloseReason::Drained, stands).await;
+        sleep(BATCH).await;
+    }
+}
+
 async fn expire(control: &Handle) {
     let now = Timestamp::now();
     let snapshot = control.snapshot();
     let mut any = false;
     for (pool, backend) in snapshot.backends() {
-        let due = backend.vitals().overrides.next_end().is_some_and(|end| end <= now);
+        let due = backend.words().next_end().is_some_and(|end| end <= now);
         if due {
             any = true;
             change(control, pool, backend, Cause::Clock, "an operator's word is over", |words| _ = words.expire(now));
             let (pool, backend, state) = (&*backend.pool, &*backend.name, backend.standing().name());
             tracing::info!(pool, backend, state, "an operator's word is over");
         }
+        if let Some(plan) = backend.vitals().drain.filter(|plan| !plan.has_begun && plan.kill_at <= now) {
+            let plan = DrainPlan { has_begun: true, ..plan };
+            backend.change(|vitals| vitals.drain = Some(plan));
+            let (control, backend) = (Handle::clone(control), Arc::clone(backend));
+            spawn_local(async move { end_drained(&control, &backend, plan).await });
+        }
     }
     if any {
         renewal::renew(control).await;
         // Said in the log when it fails.
-        let _ = keep(control);
+        let _ = keep(control).await;
     }
 }

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::Control;
 use super::checks::{Check, Finding, Target};
-use crate::decide::health::agent::{AgentHealth, AgentWords, Operation};
-use crate::state::CertificateFacts;
+use crate::api::{AgentSaid, CertificateReport, ProbePhase, ProbeReport};
+use crate::state::CheckPhase;
 
 /// Longest check on demand: whoever asked waits for it, and the commands wait for 30 s.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -23,7 +21,7 @@ pub enum NoProbe {
 }
 
 /// Checks the backend called `POOL/BACKEND` now.
-pub async fn probe(control: &Control, path: &str) -> Result<Value, NoProbe> {
+pub async fn probe(control: &Control, path: &str) -> Result<ProbeReport, NoProbe> {
     let snapshot = control.snapshot();
     let backend = snapshot.backend_named(path).ok_or(NoProbe::NoSuchBackend)?;
     let pool = snapshot.pools.iter().find(|pool| pool.config.name == backend.pool).ok_or(NoProbe::NoSuchBackend)?;
@@ -31,43 +29,40 @@ pub async fn probe(control: &Control, path: &str) -> Result<Value, NoProbe> {
     let mut target = Target::new(backend, config, pool.config.send_proxy);
     target.limit = target.limit.min(LONGEST);
     let verdict = Check::new(&config.kind).run(&target).await;
-    let phases = verdict
-        .phases
-        .iter()
-        .map(|phase| json!({ "phase": phase.name, "took_ms": millis(phase.took), "evidence": phase.evidence }));
-    Ok(json!({
-        "pool": &*backend.pool,
-        "backend": &*backend.name,
-        "address": target.address,
-        "check": config.kind.word(),
-        "result": match verdict.finding {
+    let phase = |phase: &CheckPhase| ProbePhase {
+        phase: phase.name.to_owned(),
+        took_ms: millis(phase.took),
+        evidence: phase.evidence.clone(),
+    };
+    Ok(ProbeReport {
+        pool: backend.pool.to_string(),
+        backend: backend.name.to_string(),
+        address: target.address,
+        check: config.kind.word().to_owned(),
+        result: match verdict.finding {
             Finding::Well => "ok",
             Finding::Unwell => "failed",
             Finding::Nothing => "unknown",
-        },
-        "reason": verdict.reason,
-        "detail": verdict.detail,
-        "took_ms": millis(verdict.took),
-        "phases": phases.collect::<Vec<_>>(),
-        "certificate": verdict.certificate.as_ref().map(certificate),
-        "agent": verdict.agent.as_ref().map(agent),
-        "state": backend.standing().name(),
-    }))
-}
-
-fn certificate(facts: &CertificateFacts) -> Value {
-    json!({ "subject": facts.subject, "issuer": facts.issuer, "expires": facts.not_after })
-}
-
-/// An agent's words; null is what it did not mention.
-fn agent(words: &AgentWords) -> Value {
-    json!({
-        "health": words.health.map(AgentHealth::word),
-        "operation": words.operation.map(Operation::word),
-        "weight_percent": words.weight,
-        "max_connections": words.max_connections,
-        "text": words.text,
-        "unknown": words.unknown,
+        }
+        .to_owned(),
+        reason: verdict.reason.to_owned(),
+        detail: verdict.detail,
+        took_ms: millis(verdict.took),
+        phases: verdict.phases.iter().map(phase).collect(),
+        certificate: verdict.certificate.map(|facts| CertificateReport {
+            subject: facts.subject,
+            issuer: facts.issuer,
+            expires: facts.not_after,
+        }),
+        agent: verdict.agent.map(|words| AgentSaid {
+            health: words.health.map(|health| health.word().to_owned()),
+            operation: words.operation.map(|operation| operation.word().to_owned()),
+            weight_percent: words.weight,
+            max_connections: words.max_connections,
+            text: words.text,
+            unknown: words.unknown,
+        }),
+        state: backend.standing().name().to_owned(),
     })
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Handle, names, probes, standing};
+use super::overrides::keep;
+use super::{Handle, members, names, probes, standing};
 use crate::api::ReloadReport;
 use crate::config::{Config, RemovedSessions, Severity, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Phase, Snapshot};
+use crate::state::{Backend, Matching, Phase, Snapshot, Supplement};
 
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -68,7 +69,12 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let old = control.snapshot();
     warn_of_fixed_keys(&old.config, &config);
     let resolution = names::add(control, &config).await;
-    let outcome = match Snapshot::build(Arc::new(config), Some(&old), &resolution, control.shared.workers.len()) {
+    let built = {
+        let operators = control.operators.borrow();
+        let supplement = Supplement { names: &resolution, operators: &operators };
+        Snapshot::build(Arc::new(config), Some(&old), &supplement, control.shared.workers.len())
+    };
+    let outcome = match built {
         Ok(snapshot) => put_in_force(control, &old, Arc::new(snapshot)).await,
         Err(error) => Err(error.to_string()),
     };
@@ -76,6 +82,11 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let snapshot = control.snapshot();
     names::keep_only(control, &snapshot.config);
     let removed = outcome?;
+    if members::yield_to_file(control, &snapshot) {
+        control.renewal.notify_one();
+        // Said in the log when it fails.
+        let _ = keep(control).await;
+    }
     Ok(format!(
         "generation {}: {} listeners, {} pools, {} backends, {} removed",
         snapshot.generation,
@@ -101,6 +112,12 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     standing::sum_up_all(control, &snapshot);
     let removed = removed_backends(old, &snapshot);
     end_removed(control, &removed, &snapshot.config);
+    // Words may have come back with their backend, and some of their time may be over.
+    control.clock.notify_one();
+    if members::settle(control, &removed, &snapshot) {
+        let control = Handle::clone(control);
+        tokio::task::spawn_local(async move { keep(&control).await });
+    }
     Ok(removed.len())
 }
 
@@ -128,7 +145,8 @@ fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
         for backend in removed {
             // Sessions that are still in their set-up know it, and must not go there any more.
             backend.change(|vitals| vitals.health = Health::Down);
-            control.plane.borrow().end_sessions(Some(backend), CloseReason::Drained, usize::MAX);
+            let matching = Matching::Backend(Arc::clone(backend));
+            control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
         }
     };
     match (config.global.removed_sessions, config.global.shutdown_grace) {

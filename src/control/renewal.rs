@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Handle, reload};
-use crate::state::{MOST_MEMBERS, Phase};
+use crate::state::{MOST_MEMBERS, Phase, Supplement};
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_millis(50);
@@ -29,7 +29,12 @@ pub async fn renew(control: &Handle) {
     }
     let old = control.snapshot();
     let resolution = control.names.borrow().resolution();
-    let outcome = match old.renewed(&resolution, control.shared.workers.len()) {
+    let renewed = {
+        let operators = control.operators.borrow();
+        let supplement = Supplement { names: &resolution, operators: &operators };
+        old.renewed(&supplement, control.shared.workers.len())
+    };
+    let outcome = match renewed {
         Ok(None) => return,
         Ok(Some(snapshot)) => reload::put_in_force(control, &old, Arc::new(snapshot)).await,
         Err(error) => Err(error.to_string()),

@@ -14,7 +14,7 @@ use crate::config::OnDown;
 use crate::decide::balance::Ramp;
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, HealthIgnored, Pool, Snapshot, Standing};
+use crate::state::{Backend, HealthIgnored, Matching, Pool, Snapshot, Standing};
 use crate::sys::clock::coarse_ms;
 
 /// Sessions of a backend that went down that each worker resets at once, and the pause after them: about a thousand a
@@ -90,8 +90,9 @@ fn has_settled_others(pool: &Pool, backend: &Arc<Backend>) -> bool {
 
 /// Resets the sessions of a backend little by little, as long as it is down.
 async fn reset_sessions(control: &Handle, backend: &Arc<Backend>) {
+    let matching = Matching::Backend(Arc::clone(backend));
     while backend.standing() == Standing::Down && backend.active.count() > 0 {
-        control.plane.borrow().end_sessions(Some(backend), CloseReason::BackendDown, RESET_AT_ONCE);
+        control.plane.borrow().end_sessions(&matching, CloseReason::BackendDown, RESET_AT_ONCE);
         sleep(RESET_PAUSE).await;
     }
 }

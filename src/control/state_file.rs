@@ -1,71 +1,197 @@
-//! The state file: operators' overrides, kept over a restart. Written as a whole or not at all: a new file beside it,
-//! synced, then renamed over it.
+//! The state file: operators' words and the backends that they added, kept over a restart. Written as a whole or not at all: a
+//! new file beside it, synced, then renamed over it. It knows no backends: what is in the file is matched with them elsewhere.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Overrides, Snapshot};
+use crate::config::{MOST_WEIGHT, is_name};
+use crate::state::{Absent, Addition, Admin, Operators, Overrides, Snapshot, Word};
 
-/// The file's form; other versions are refused.
-#[derive(Debug, Serialize, Deserialize)]
+const VERSION: u32 = 2;
+/// Largest file that is read. Chosen: some hundred bytes for each of ten thousand backends.
+const MAX_FILE: u64 = 16 << 20;
+
+/// What every version says.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
+}
+
+/// Version 2.
+#[derive(Serialize, Deserialize)]
 struct Saved {
     version: u32,
     overrides: Vec<SavedOverrides>,
+    #[serde(default)]
+    added: Vec<SavedAddition>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct SavedOverrides {
     /// `POOL/BACKEND`.
     backend: String,
     #[serde(flatten)]
     words: Overrides,
+    /// Since when it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    absent_since: Option<Timestamp>,
 }
 
-const VERSION: u32 = 2;
+#[derive(Serialize, Deserialize)]
+struct SavedAddition {
+    pool: String,
+    backend: String,
+    address: SocketAddr,
+    weight: u32,
+    by_uid: u32,
+    at: Timestamp,
+}
 
-/// Applies what the file says to the backends that are there. A missing file says nothing.
+/// Version 1, of sluice 0.1 before words for a while and weights.
+#[derive(Deserialize)]
+struct SavedV1 {
+    overrides: Vec<SavedOverrideV1>,
+}
+
+#[derive(Deserialize)]
+struct SavedOverrideV1 {
+    backend: String,
+    state: Admin,
+    by_uid: u32,
+    since: Timestamp,
+}
+
+/// What the file says, with all words as if their backends were away; those whose time is over are left out. A missing file
+/// says nothing.
 ///
 /// # Errors
-/// When the file cannot be read or is not of this form.
-pub fn load(path: &Path, snapshot: &Snapshot) -> io::Result<usize> {
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other?,
+/// When the file cannot be read; `InvalidData` when it is not of a form that is known.
+pub fn load(path: &Path, now: Timestamp) -> io::Result<Operators> {
+    let mut text = Vec::new();
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Operators::default()),
+        other => other?.take(MAX_FILE + 1).read_to_end(&mut text)?,
     };
-    let saved: Saved = serde_json::from_slice(&text)?;
-    if saved.version != VERSION {
-        return Err(io::Error::other(format!("version {} instead of {VERSION}", saved.version)));
+    if text.len() as u64 > MAX_FILE {
+        return Err(invalid(format!("more than {MAX_FILE} bytes")));
     }
-    let mut applied = 0;
-    for saved in saved.overrides {
-        if let Some(backend) = snapshot.backend_named(&saved.backend) {
-            backend.change(|vitals| vitals.overrides = saved.words);
-            applied += 1;
-        } else {
-            tracing::warn!(backend = saved.backend, "the state file has an override of a backend that is gone");
-        }
-    }
-    Ok(applied)
+    parse(&text, now)
 }
 
-/// Writes the overrides of all backends.
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+fn parse(text: &[u8], now: Timestamp) -> io::Result<Operators> {
+    let wrong = |error: serde_json::Error| invalid(error.to_string());
+    let (overrides, added) = match serde_json::from_slice::<AnyVersion>(text).map_err(wrong)?.version {
+        1 => {
+            let saved: SavedV1 = serde_json::from_slice(text).map_err(wrong)?;
+            (saved.overrides.into_iter().map(SavedOverrides::from).collect(), Vec::new())
+        }
+        VERSION => {
+            let saved: Saved = serde_json::from_slice(text).map_err(wrong)?;
+            (saved.overrides, saved.added)
+        }
+        other => return Err(invalid(format!("version {other} is not known, the latest is {VERSION}"))),
+    };
+    let mut operators = Operators::default();
+    for SavedOverrides { backend, words, absent_since } in overrides {
+        if words.weight.all().any(|weight| weight > MOST_WEIGHT) {
+            return Err(invalid(format!("a weight of `{backend}` is above {MOST_WEIGHT}")));
+        }
+        operators.absent.insert(backend, Absent { words, since: absent_since.unwrap_or(now) });
+    }
+    operators.forget_old(now);
+    for SavedAddition { pool, backend, address, weight, by_uid, at } in added {
+        if !is_name(&backend) || address.port() == 0 || weight > MOST_WEIGHT {
+            return Err(invalid(format!("the added backend `{pool}/{backend}` has a wrong name, port or weight")));
+        }
+        let addition = Addition { address, weight, by_uid, at };
+        operators.added.entry(pool.into()).or_default().insert(backend.into(), addition);
+    }
+    Ok(operators)
+}
+
+impl From<SavedOverrideV1> for SavedOverrides {
+    fn from(old: SavedOverrideV1) -> Self {
+        let mut words = Overrides::default();
+        words.admin.say(Word { said: old.state, by_uid: old.by_uid, since: old.since, until: None });
+        Self { backend: old.backend, words, absent_since: None }
+    }
+}
+
+/// The file's text: the words about all backends, and those that were added.
 ///
 /// # Errors
-/// When the file cannot be written; the old one is then still whole.
-pub fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
-    let overrides = snapshot.backends().filter_map(|(_, backend)| {
-        let words = backend.vitals().overrides;
-        let backend = format!("{}/{}", backend.pool, backend.name);
-        (!words.is_empty()).then_some(SavedOverrides { backend, words })
+/// When something cannot be written as JSON, which nothing that is kept here is.
+pub fn text(snapshot: &Snapshot, operators: &Operators) -> io::Result<Vec<u8>> {
+    let present = snapshot.backends().map(|(_, backend)| SavedOverrides {
+        backend: backend.path(),
+        words: backend.words(),
+        absent_since: None,
     });
-    let saved = Saved { version: VERSION, overrides: overrides.collect() };
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    serde_json::to_writer_pretty(&mut file, &saved)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
+    let absent = operators.absent.iter().map(|(path, absent)| SavedOverrides {
+        backend: path.clone(),
+        words: absent.words,
+        absent_since: Some(absent.since),
+    });
+    let added = operators.added.iter().flat_map(|(pool, added)| added.iter().map(move |(name, one)| (pool, name, one)));
+    let added = added.map(|(pool, name, one)| SavedAddition {
+        pool: pool.to_string(),
+        backend: name.to_string(),
+        address: one.address,
+        weight: one.weight,
+        by_uid: one.by_uid,
+        at: one.at,
+    });
+    let saved = Saved {
+        version: VERSION,
+        overrides: present.filter(|saved| !saved.words.is_empty()).chain(absent).collect(),
+        added: added.collect(),
+    };
+    let mut text = serde_json::to_vec_pretty(&saved)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Writes the file. Blocks, as long as the disk does.
+///
+/// # Errors
+/// When it cannot be written; the old one is then still whole.
+pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let fresh = beside(path, ".new");
+    let written = File::create(&fresh).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&fresh, path)) {
+        // Half a file is of no use to anybody, and the next attempt makes it anew.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    // The name is on the disk only when the folder is.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// Puts a file aside that cannot be used, so that the next one does not take its place. Returns where it is now.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = beside(path, ".bad");
+    fs::rename(path, &aside).map(|()| aside)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    PathBuf::from(name)
 }

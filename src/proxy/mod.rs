@@ -25,4 +25,4 @@ mod worker;
 
 pub use record_line::{Load, RecordLine};
 pub use session::Via;
-pub use worker::{Command, Generation, Listening, Matching, WorkerHandle, spawn};
+pub use worker::{Command, Generation, Listening, WorkerHandle, spawn};

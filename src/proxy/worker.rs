@@ -27,7 +27,7 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
-use crate::state::{Backend, Shared, Snapshot, WorkerCounters};
+use crate::state::{Matching, Shared, Snapshot, WorkerCounters};
 use crate::sys::clock::{coarse_ms, thread_cpu_micros};
 use crate::sys::limits;
 
@@ -58,6 +58,8 @@ pub enum Command {
         reason: CloseReason,
         /// How many at most, of those that were not told yet.
         most: usize,
+        /// Where it is said how many were told.
+        answer: oneshot::Sender<u64>,
     },
     /// Describe open sessions that match.
     List(Arc<SessionsParams>, oneshot::Sender<Vec<SessionReport>>),
@@ -72,15 +74,6 @@ pub enum Command {
         /// Where the answer goes.
         answer: oneshot::Sender<Vec<CancelTarget>>,
     },
-}
-
-/// Which sessions are meant.
-#[derive(Debug)]
-pub enum Matching {
-    /// All of them.
-    All,
-    /// Those of one backend.
-    Backend(Arc<Backend>),
 }
 
 /// A snapshot and the sockets to listen on.
@@ -196,7 +189,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             () = worker.sessions.until_empty() => break,
             command = inbox.recv() => match command {
                 Some(command) => worker.obey(command),
-                None => worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX),
+                None => _ = worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX),
             },
         }
     }
@@ -249,9 +242,10 @@ impl Worker {
     /// Does what needs no listening socket; the rest does not concern a worker that leaves.
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
-            Command::End { matching, reason, most } => self.end(&matching, reason, most),
+            // Whoever asked may not want to know, or have gone away.
+            Command::End { matching, reason, most, answer } => _ = answer.send(self.end(&matching, reason, most)),
             Command::List(wanted, answer) => drop(spawn_local(list(Rc::clone(self), wanted, answer))),
-            // Whoever asked may have gone away.
+            // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
             Command::Install(_) | Command::Leave => {}
@@ -297,7 +291,8 @@ impl Worker {
         self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
     }
 
-    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) {
+    /// Returns how many were told.
+    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) -> u64 {
         let mut left = most;
         self.sessions.for_each(|session| {
             let facts = session.facts.borrow();
@@ -305,6 +300,7 @@ impl Worker {
             let meant = match matching {
                 Matching::All => true,
                 Matching::Backend(wanted) => backend.is_some_and(|backend| Arc::ptr_eq(backend, wanted)),
+                Matching::Ids(wanted) => wanted.contains(&session.id),
             };
             drop(facts);
             if meant && left > 0 && session.ordered().is_none() {
@@ -312,6 +308,7 @@ impl Worker {
                 session.order(reason);
             }
         });
+        (most - left) as u64
     }
 
     /// Appends a record line that `write` formats.

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use super::check::{CertificateFacts, CheckPhase};
 use super::counters::{BackendShard, ConnectError, Padded};
 use super::live::LiveSigns;
-use super::overrides::{Admin, Overrides};
+use super::overrides::{Admin, DrainPlan, Overrides};
 use super::places::Taken;
 use super::trend::Trend;
 use crate::decide::health::Health;
@@ -132,6 +132,8 @@ pub struct Vitals {
     pub health: Health,
     /// What operators said.
     pub overrides: Overrides,
+    /// How its sessions end while it is drained.
+    pub drain: Option<DrainPlan>,
     /// What its agent asked for.
     pub agent: AgentOrders,
     /// The ejection in force.
@@ -234,6 +236,7 @@ impl Backend {
             vitals: Mutex::new(Vitals {
                 health,
                 overrides: Overrides::default(),
+                drain: None,
                 agent: AgentOrders::default(),
                 ejection: None,
                 ejections: 0,
@@ -246,6 +249,16 @@ impl Backend {
             shards: (0..workers).map(|_| Padded::default()).collect(),
             timings: (0..workers).map(|_| Mutex::new(None)).collect(),
         }
+    }
+
+    /// `POOL/BACKEND`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.pool, self.name)
+    }
+
+    /// What operators said of it.
+    pub fn words(&self) -> Overrides {
+        self.lock_vitals().overrides
     }
 
     /// Health and operator's word together.

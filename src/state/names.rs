@@ -1,10 +1,11 @@
-//! Named backends while the process runs: which members of a pool they stand for, and what people are told of names.
+//! Members of a pool while the process runs: what its names lead to and operators added. And what people are told of names.
 //! Whoever asks the domain name system is elsewhere (`control::names`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::operators::Supplement;
 use crate::api::NameReport;
 use crate::config::{self, Address, Config};
 use crate::decide::names::{Found, Target, Tier};
@@ -38,7 +39,7 @@ impl Resolution {
     }
 }
 
-/// A pool's members: what it has by address, and what its names lead to.
+/// A pool's members: what it has by address, what operators added, and what its names lead to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     /// As if each stood in the configuration; `address` still says which name a member comes from.
@@ -52,7 +53,8 @@ pub struct Members {
 impl Members {
     /// Those of `pool`. A member that a name leads to is called like its address, after `NAME@` where the backend has a
     /// name of its own. An address that is there already is not added again, nor one that no `source-address` fits.
-    pub fn of(pool: &config::Pool, names: &Resolution) -> Self {
+    /// What is written comes first, then what operators added, then what names lead to.
+    pub fn of(pool: &config::Pool, supplement: &Supplement<'_>) -> Self {
         let mut members = Self::default();
         // Those that are written as addresses come first, so that a name never takes one's place.
         for backend in &pool.backends {
@@ -64,18 +66,31 @@ impl Members {
         let mut seen: HashSet<SocketAddr> = members.addresses.iter().copied().collect();
         let mut called: HashSet<Arc<str>> = members.described.iter().map(|member| Arc::clone(&member.name)).collect();
         let sources = &pool.source_addresses;
+        let fits =
+            |address: SocketAddr| sources.is_empty() || sources.iter().any(|from| from.is_ipv4() == address.is_ipv4());
+        for (name, added) in supplement.operators.added_to(&pool.name) {
+            let (name, address) = (Arc::clone(name), added.address);
+            let full = members.described.len() >= MOST_MEMBERS;
+            if full || !fits(address) || seen.contains(&address) || called.contains(&name) {
+                continue;
+            }
+            seen.insert(address);
+            called.insert(Arc::clone(&name));
+            let (weight, address) = (added.weight, Address::Socket(address));
+            members.described.push(config::Backend { name, address, weight, backup: false, max_connections: None });
+            members.addresses.push(added.address);
+        }
         for backend in &pool.backends {
             let Address::Name(target) = &backend.address else { continue };
-            let set = names.set(target);
+            let set = supplement.names.set(target);
             if set.is_empty() {
-                members.unresolved.push((Arc::clone(&backend.name), names.why_not()));
+                members.unresolved.push((Arc::clone(&backend.name), supplement.names.why_not()));
             }
             for found in set {
                 let address = found.address;
-                let reachable = sources.is_empty() || sources.iter().any(|from| from.is_ipv4() == address.is_ipv4());
                 let name: Arc<str> = member_name(backend, target, address).into();
                 let full = members.described.len() >= MOST_MEMBERS;
-                if full || !reachable || seen.contains(&address) || called.contains(&name) {
+                if full || !fits(address) || seen.contains(&address) || called.contains(&name) {
                     continue;
                 }
                 seen.insert(address);

@@ -61,6 +61,11 @@ impl<T: Copy> Words<T> {
         self.passing.or(self.lasting)
     }
 
+    /// What all of them say.
+    pub fn all(&self) -> impl Iterator<Item = T> {
+        [self.lasting, self.passing].into_iter().flatten().map(|word| word.said)
+    }
+
     /// Takes a word. A lasting one ends all others; one for a while covers the lasting one.
     pub fn say(&mut self, word: Word<T>) {
         if word.until.is_some() {
@@ -113,6 +118,17 @@ impl Overrides {
     pub fn next_end(&self) -> Option<Timestamp> {
         [self.admin.next_end(), self.weight.next_end()].into_iter().flatten().min()
     }
+}
+
+/// How the sessions of a drained backend end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrainPlan {
+    /// When those that are left are ended.
+    pub kill_at: Timestamp,
+    /// So many a second; `None`: at once.
+    pub rate: Option<f64>,
+    /// Whether that has begun.
+    pub has_begun: bool,
 }
 
 #[cfg(test)]

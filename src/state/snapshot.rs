@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::backend::{AgentOrders, Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
-use super::names::{Members, Resolution};
+use super::names::Members;
+use super::operators::Supplement;
 use super::overrides::Overrides;
 use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
 use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
@@ -162,7 +163,7 @@ impl Pool {
 /// One generation.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// 1 at start, one more with every reload; names that lead elsewhere change it not.
+    /// 1 at start, one more with every reload; what names and operators change does not count.
     pub generation: u64,
     /// The configuration that it came from.
     pub config: Arc<Config>,
@@ -180,28 +181,28 @@ impl Snapshot {
     pub fn build(
         config: Arc<Config>,
         previous: Option<&Self>,
-        names: &Resolution,
+        supplement: &Supplement<'_>,
         workers: usize,
     ) -> Result<Self, TableError> {
-        let mut kept = Kept::of(previous);
-        let pool = |pool| kept.pool(pool, Members::of(pool, names), workers).map(Arc::new);
+        let mut kept = Kept::of(previous, supplement);
+        let pool = |pool| kept.pool(pool, Members::of(pool, supplement), workers).map(Arc::new);
         let pools: Result<Vec<_>, _> = config.pools.iter().map(pool).collect();
         let listeners = config.listeners.iter().map(|listener| Arc::new(kept.listener(listener, workers))).collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         Ok(Self { generation, config, listeners, pools: pools? })
     }
 
-    /// The same generation with what names lead to now; `None` when that changes no pool. Pools that stay the same are
+    /// The same generation with what names lead to and operators want now; `None` when that changes no pool. Pools that stay the same are
     /// the same.
     ///
     /// # Errors
     /// As for [`Snapshot::build`]; the limit of members excludes it.
-    pub fn renewed(&self, names: &Resolution, workers: usize) -> Result<Option<Self>, TableError> {
-        let mut kept = Kept::of(Some(self));
+    pub fn renewed(&self, supplement: &Supplement<'_>, workers: usize) -> Result<Option<Self>, TableError> {
+        let mut kept = Kept::of(Some(self), supplement);
         let mut pools = self.pools.clone();
         let mut changed = false;
         for (pool, config) in pools.iter_mut().zip(&self.config.pools) {
-            let members = Members::of(config, names);
+            let members = Members::of(config, supplement);
             if !pool.has(&members, &kept.shares(config, &members)) {
                 *pool = Arc::new(kept.pool(config, members, workers)?);
                 changed = true;
@@ -249,18 +250,24 @@ struct Kept {
     listeners: HashMap<Arc<str>, Arc<ListenerState>>,
     pools: HashMap<Arc<str>, Arc<PoolState>>,
     backends: HashMap<(Arc<str>, Arc<str>, SocketAddr), Arc<Backend>>,
+    /// What operators said, also of those that are away or will have another address, by `POOL/BACKEND`.
+    words: HashMap<String, Overrides>,
 }
 
 impl Kept {
-    fn of(previous: Option<&Snapshot>) -> Self {
+    fn of(previous: Option<&Snapshot>, supplement: &Supplement<'_>) -> Self {
         let listeners = previous.into_iter().flat_map(|snapshot| &snapshot.listeners);
         let pools = previous.into_iter().flat_map(|snapshot| &snapshot.pools);
-        let backends = previous.into_iter().flat_map(Snapshot::backends);
+        let backends = || previous.into_iter().flat_map(Snapshot::backends).map(|(_, backend)| backend);
+        let absent = supplement.operators.absent.iter().map(|(path, absent)| (path.clone(), absent.words));
+        let spoken_of =
+            backends().map(|backend| (backend.path(), backend.words())).filter(|(_, said)| !said.is_empty());
         let identity = |backend: &Arc<Backend>| (Arc::clone(&backend.pool), Arc::clone(&backend.name), backend.address);
         Self {
             listeners: listeners.map(|l| (Arc::clone(&l.config.name), Arc::clone(&l.state))).collect(),
             pools: pools.map(|p| (Arc::clone(&p.config.name), Arc::clone(&p.state))).collect(),
-            backends: backends.map(|(_, backend)| (identity(backend), Arc::clone(backend))).collect(),
+            words: absent.chain(spoken_of).collect(),
+            backends: backends().map(|backend| (identity(backend), Arc::clone(backend))).collect(),
         }
     }
 
@@ -275,14 +282,14 @@ impl Kept {
     fn shares(&self, config: &config::Pool, members: &Members) -> Vec<Share> {
         let share = |(backend, address): (&config::Backend, &SocketAddr)| {
             let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), *address);
-            let (agent, overrides) = self
-                .backends
-                .get(&identity)
-                .map(|kept| kept.vitals())
-                .map_or_else(Default::default, |vitals| (vitals.agent, vitals.overrides));
-            Share::of(backend, agent, &overrides)
+            let agent = self.backends.get(&identity).map(|kept| kept.vitals().agent);
+            Share::of(backend, agent.unwrap_or_default(), &self.words_about(config, backend))
         };
         members.described.iter().zip(&members.addresses).map(share).collect()
+    }
+
+    fn words_about(&self, pool: &config::Pool, backend: &config::Backend) -> Overrides {
+        self.words.get(&format!("{}/{}", pool.name, backend.name)).copied().unwrap_or_default()
     }
 
     fn pool(&mut self, config: &config::Pool, members: Members, workers: usize) -> Result<Pool, TableError> {
@@ -292,12 +299,14 @@ impl Kept {
         let shares = self.shares(config, &members);
         let Members { described, addresses, unresolved } = members;
         let backends = described.iter().zip(addresses).map(|(backend, address)| {
+            let words = self.words_about(config, backend);
             let identity = (Arc::clone(&config.name), Arc::clone(&backend.name), address);
-            let Some(kept) = self.backends.remove(&identity) else {
+            self.backends.remove(&identity).unwrap_or_else(|| {
                 let (pool, name, address) = identity;
-                return Arc::new(Backend::new(pool, name, address, fresh, workers));
-            };
-            kept
+                let fresh = Backend::new(pool, name, address, fresh, workers);
+                fresh.change(|vitals| vitals.overrides = words);
+                Arc::new(fresh)
+            })
         });
         let backends: Vec<Arc<Backend>> = backends.collect();
         let member = |(backend, share): (&config::Backend, &Share)| Member {

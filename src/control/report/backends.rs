@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::super::Control;
 use crate::api::{
-    AgentReport, BackendReport, CheckState, EjectionState, History, HistoryReport, OverrideReport, Quantiles,
-    WordReport,
+    AddedReport, AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport,
+    OverrideReport, Quantiles, WordReport,
 };
 use crate::config;
 use crate::decide::health::agent::Operation;
@@ -20,11 +20,16 @@ use crate::sys::clock::coarse_ms;
 /// Backends of all pools or one; `None` when that one does not exist.
 pub fn backends(control: &Control, pool: Option<&str>) -> Option<Vec<BackendReport>> {
     let snapshot = control.snapshot();
+    let operators = control.operators.borrow();
     let stale: HashMap<String, Timestamp> =
         control.shared.names.list().into_iter().filter_map(|name| Some((name.name, name.stale_since?))).collect();
     let list = chosen(&snapshot, pool)?.flat_map(|pool| {
         let members = pool.backends.iter().zip(&pool.shares).zip(&pool.config.backends);
-        members.map(|((backend, share), config)| report(pool, backend, *share, config, &stale))
+        members.map(|((backend, share), config)| {
+            let addition = operators.addition(&backend.pool, &backend.name);
+            let added = addition.map(|addition| AddedReport { by_uid: addition.by_uid, at: addition.at });
+            BackendReport { added, ..report(pool, backend, *share, config, &stale) }
+        })
     });
     Some(list.collect())
 }
@@ -83,7 +88,7 @@ fn report(
             .map(|(place, name)| ((*name).to_owned(), backend.sum(|shard| shard.first_answers[place].get())))
             .collect(),
         said: override_report(&vitals.overrides),
-        drain: None,
+        drain: vitals.drain.map(|plan| DrainReport { kill_at: plan.kill_at, rate: plan.rate }),
         connect_ms: quantiles(&timings.connect),
         session_ms: quantiles(&timings.session),
         first_byte_ms: quantiles(&timings.first_byte),

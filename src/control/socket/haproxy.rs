@@ -2,8 +2,7 @@
 
 use std::io;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::super::Handle;
@@ -11,7 +10,12 @@ use super::super::overrides::Peer;
 use super::WRITE_LIMIT;
 
 /// Serves one client.
-pub async fn serve(_control: &Handle, mut stream: UnixStream, _first: Vec<u8>, _peer: Peer) -> io::Result<()> {
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    _control: &Handle,
+    mut stream: S,
+    _first: Vec<u8>,
+    _peer: Peer,
+) -> io::Result<()> {
     let message = "HAProxy's runtime API is not built yet; this version speaks HTTP GET and JSON lines\n\n";
     timeout(WRITE_LIMIT, stream.write_all(message.as_bytes())).await?
 }

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::super::{Control, metrics, report};
+use super::REQUEST_LIMIT;
 use crate::api::SessionsParams;
 use crate::state::Phase;
 
@@ -45,11 +47,12 @@ pub async fn serve(
     mut head: Vec<u8>,
     paths: Paths,
 ) -> std::io::Result<()> {
+    let deadline = Instant::now() + REQUEST_LIMIT;
     let answer = loop {
         match parse(&head) {
             Parsed::Request(path) => break answer(control, &path, paths).await,
             Parsed::Incomplete if head.len() < MAX_HEAD => {
-                if stream.read_buf(&mut head).await? == 0 {
+                if timeout_at(deadline, stream.read_buf(&mut head)).await?? == 0 {
                     return Ok(());
                 }
             }

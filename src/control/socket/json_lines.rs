@@ -1,7 +1,8 @@
 //! The JSON dialect of the status socket: one request per line, one answer per line. The commands speak it. What the
 //! methods do is in `methods.rs`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
@@ -27,6 +28,12 @@ struct Request {
     params: Option<Value>,
 }
 
+#[derive(Serialize)]
+struct Answer {
+    id: Value,
+    result: Box<RawValue>,
+}
+
 /// Answers requests until the client closes, is silent for too long, or sends a line over the limit.
 /// `first` holds the bytes that told the dialect.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -48,13 +55,13 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         timeout(REQUEST_LIMIT, limited.read_until(b'\n', &mut line)).await??;
         if line.last() != Some(&b'\n') && line.len() as u64 == MAX_LINE {
             let failure = Failure::new("too_long", format!("request over {MAX_LINE} bytes"));
-            return send(&mut write, &error(&Value::Null, failure)).await;
+            return send(&mut write, error(&Value::Null, failure)).await;
         }
         let request = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => request,
             Err(cause) => {
                 let failure = Failure::new("bad_request", format!("not a request: {cause}"));
-                send(&mut write, &error(&Value::Null, failure)).await?;
+                send(&mut write, error(&Value::Null, failure)).await?;
                 continue;
             }
         };
@@ -65,9 +72,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             methods::call(control, &request.method, params, peer).await
         };
         match outcome {
-            Ok(Outcome::Answer(result)) => send(&mut write, &json!({ "id": request.id, "result": result })).await?,
+            Ok(Outcome::Answer(result)) => send(&mut write, Answer { id: request.id, result }).await?,
             Ok(Outcome::Follow(params)) => return follow(control, &params, &request.id, &mut lines, &mut write).await,
-            Err(failure) => send(&mut write, &error(&request.id, failure)).await?,
+            Err(failure) => send(&mut write, error(&request.id, failure)).await?,
         }
     }
 }
@@ -89,7 +96,7 @@ async fn follow(
         news.as_mut().enable();
         for event in events.since(last, params.pool.as_deref(), most) {
             last = event.id;
-            send(write, &json!({ "id": id, "event": event })).await?;
+            send(write, json!({ "id": id, "event": event })).await?;
         }
         last = last.max(events.last());
         most = usize::MAX;
@@ -104,9 +111,11 @@ fn error(id: &Value, failure: Failure) -> Value {
     json!({ "id": id, "error": { "code": failure.code, "message": failure.message, "hint": failure.hint } })
 }
 
-async fn send(write: &mut (impl AsyncWrite + Unpin), answer: &Value) -> std::io::Result<()> {
-    let mut line = answer.to_string();
-    line.push('\n');
+async fn send(write: &mut (impl AsyncWrite + Unpin), answer: impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(&answer)?;
+    // It may wait for its reader; once is enough.
+    drop(answer);
+    line.push(b'\n');
     // A client that does not read its answer is let go.
-    timeout(WRITE_LIMIT, write.write_all(line.as_bytes())).await?
+    timeout(WRITE_LIMIT, write.write_all(&line)).await?
 }

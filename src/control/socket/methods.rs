@@ -5,15 +5,17 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::failure::Failure;
+use super::super::kill;
 use super::super::lifecycle::Stop;
 use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
-use super::super::{Handle, reload, report};
+use super::super::{Handle, members, reload, report};
 use crate::api::{
-    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, SessionsParams,
-    StopParams, Stopping, WeightParams,
+    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, RouteParams,
+    SessionsParams, StopParams, Stopping, WeightParams,
 };
 use crate::decide::hello::{FirstBytes, TlsVersion};
 use crate::state::{Admin, RouteQuery, explain};
@@ -21,8 +23,8 @@ use crate::sys::clock::coarse_ms;
 
 /// What becomes of a request.
 pub enum Outcome {
-    /// One answer.
-    Answer(Value),
+    /// One answer, as it will be written: a tree of it would take several times the memory.
+    Answer(Box<RawValue>),
     /// Events as they happen.
     Follow(EventsParams),
 }
@@ -31,8 +33,25 @@ type Answered = Result<Outcome, Failure>;
 
 /// All methods.
 const METHODS: &[&str] = &[
-    "status", "backends", "history", "sessions", "events", "refused", "config", "route", "reload", "drain", "disable",
-    "enable", "weight", "reset", "probe", "stop",
+    "status",
+    "backends",
+    "history",
+    "sessions",
+    "events",
+    "refused",
+    "config",
+    "route",
+    "reload",
+    "drain",
+    "disable",
+    "enable",
+    "weight",
+    "reset",
+    "kill",
+    "backend_add",
+    "backend_remove",
+    "probe",
+    "stop",
 ];
 
 /// Carries out a request and counts it.
@@ -78,7 +97,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
         }
         "config" => answer(&report::config(control)),
         "route" => {
-            let query = route_query(&params)?;
+            let query = route_query(read(params)?)?;
             answer(&explain(&control.snapshot(), &query, coarse_ms()).map_err(|why| Failure::new("bad_params", why))?)
         }
         "reload" => {
@@ -86,7 +105,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             let report = reload::reload(control).await;
             if report.ok { answer(&report) } else { Err(Failure::new("reload_failed", report.message)) }
         }
-        "drain" => order(control, params, Admin::Draining, peer).await,
+        "drain" => answer(&overrides::drain(control, &read(params)?, peer).await?),
         "disable" => order(control, params, Admin::Disabled, peer).await,
         "enable" => order(control, params, Admin::Ready, peer).await,
         "weight" => {
@@ -100,6 +119,9 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             }
             say(control, &backend, Saying::Reset, None, peer).await
         }
+        "kill" => answer(&kill::kill(control, &read(params)?, peer).await?),
+        "backend_add" => answer(&members::add(control, read(params)?, peer).await?),
+        "backend_remove" => answer(&members::remove(control, &read(params)?, peer).await?),
         "probe" => probe(control, read(params)?).await,
         "stop" => {
             let StopParams { grace_ms } = read(params)?;
@@ -115,7 +137,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
 }
 
 fn answer(value: &impl Serialize) -> Answered {
-    let value = serde_json::to_value(value).map_err(|error| Failure::new("internal", error.to_string()))?;
+    let value = to_raw_value(value).map_err(|error| Failure::new("internal", error.to_string()))?;
     Ok(Outcome::Answer(value))
 }
 
@@ -137,14 +159,15 @@ async fn say(control: &Handle, backend: &str, saying: Saying, for_ms: Option<u64
 }
 
 async fn probe(control: &Handle, BackendParams { backend }: BackendParams) -> Answered {
-    probe_now::probe(control, &backend).await.map(Outcome::Answer).map_err(|why| match why {
+    let report = probe_now::probe(control, &backend).await.map_err(|why| match why {
         NoProbe::NoSuchBackend => Failure::no_such_backend(&backend),
         NoProbe::NoCheck => {
             let pool = backend.split('/').next().unwrap_or_default();
             Failure::new("no_check", format!("pool `{pool}` has no health check"))
                 .hint(format!("add [pool.{pool}.health] with check = \"tcp\""))
         }
-    })
+    });
+    answer(&report?)
 }
 
 fn check_source(source: Option<&str>) -> Result<(), Failure> {
@@ -155,23 +178,20 @@ fn check_source(source: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-fn route_query(params: &Value) -> Result<RouteQuery, Failure> {
+fn route_query(params: RouteParams) -> Result<RouteQuery, Failure> {
     let wrong = |message: String| Failure::new("bad_params", message);
-    let text = |key: &str| params[key].as_str();
-    let mut query = RouteQuery::new(text("listener").ok_or_else(|| wrong("`listener` is missing".to_owned()))?);
-    if let Some(from) = text("from") {
-        query.from = from.parse().map_err(|_| wrong(format!("`{from}` is not an address")))?;
+    let mut query = RouteQuery::new(params.listener);
+    query.from = params.from.unwrap_or(query.from);
+    if let Some(tls) = params.tls {
+        query.tls = TlsVersion::from_config(&tls).ok_or_else(|| wrong(format!("`{tls}` is not a version of TLS")))?;
     }
-    if let Some(tls) = text("tls") {
-        query.tls = TlsVersion::from_config(tls).ok_or_else(|| wrong(format!("`{tls}` is not a version of TLS")))?;
-    }
-    if let Some(spoken) = text("first_bytes") {
-        let known = FirstBytes::from_config(spoken);
+    if let Some(spoken) = params.first_bytes {
+        let known = FirstBytes::from_config(&spoken);
         query.first_bytes = Some(known.ok_or_else(|| wrong(format!("`{spoken}` is not a protocol of `first-bytes`")))?);
     }
-    query.hello_bytes = params["hello_bytes"].as_u64().map(|bytes| bytes as usize);
-    query.sni = text("sni").map(str::to_owned);
-    query.alpn = params["alpn"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    query.hello_bytes = params.hello_bytes;
+    query.sni = params.sni;
+    query.alpn = params.alpn;
     Ok(query)
 }
 

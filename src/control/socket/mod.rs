@@ -1,5 +1,6 @@
 //! The status socket: a unix socket, told apart by the first bytes into its dialects, with limits on clients and time.
 
+mod clients;
 mod haproxy;
 mod http;
 mod json_lines;
@@ -9,22 +10,18 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use self::clients::{Clients, Owner, Watched};
 use self::http::Paths;
 use super::Handle;
 use super::overrides::Peer;
 
-/// Clients at once; further ones wait.
-const MOST_CLIENTS: usize = 64;
 /// Time for a request head.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Time for writing an answer.
@@ -97,16 +94,18 @@ impl Drop for StatusSocket {
 
 /// Serves clients of the status socket for ever.
 pub async fn serve(control: Handle, socket: Rc<StatusSocket>) {
-    let clients = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let clients = Rc::new(Clients::default());
     loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
         match socket.listener.accept().await {
             Ok((stream, _)) => {
+                // Without them it is gone already.
+                let Ok(credentials) = stream.peer_cred() else { continue };
+                let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
                 let control = Handle::clone(&control);
-                spawn_local(async move {
-                    let _permit = permit;
+                clients.make_room().await;
+                clients.admit(Owner::Process(peer.uid, peer.pid), |waiting| async move {
                     // Errors are the client's own: it went away or was too slow.
-                    let _ = serve_client(control, stream).await;
+                    let _ = serve_client(control, Watched::new(stream, waiting), peer).await;
                 });
             }
             Err(error) => {
@@ -117,9 +116,7 @@ pub async fn serve(control: Handle, socket: Rc<StatusSocket>) {
     }
 }
 
-async fn serve_client(control: Handle, mut stream: UnixStream) -> io::Result<()> {
-    let credentials = stream.peer_cred()?;
-    let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
+async fn serve_client(control: Handle, mut stream: Watched<UnixStream>, peer: Peer) -> io::Result<()> {
     let mut first = Vec::with_capacity(1024);
     if timeout(REQUEST_LIMIT, stream.read_buf(&mut first)).await?? == 0 {
         return Ok(());
@@ -141,14 +138,14 @@ fn is_http(first: &[u8]) -> bool {
 
 /// Serves `/metrics` on a TCP address for ever.
 pub async fn serve_metrics(control: Handle, listener: TcpListener) {
-    let clients = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let clients = Rc::new(Clients::default());
     loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let control = Handle::clone(&control);
-                spawn_local(async move {
-                    let _permit = permit;
+                clients.make_room().await;
+                clients.admit(Owner::Host(peer.ip()), |waiting| async move {
+                    let stream = Watched::new(stream, waiting);
                     let serving = http::serve(&control, stream, Vec::new(), Paths::MetricsOnly);
                     // As above.
                     let _ = timeout(REQUEST_LIMIT + WRITE_LIMIT, serving).await;
