@@ -150,7 +150,8 @@ const CONTRACT: &[(&str, &str)] = &[
     // `resolvers` is an addition: which servers are asked for named backends.
     // Named by the issue about moving bytes; the contract has the pool's key of this name.
     ("[global.relay]", "full-reads small-fills small-fill pipe-size turn"),
-    ("[log]", "format sessions target"),
+    // `sample` is an addition.
+    ("[log]", "format sessions sample target"),
     (
         "[[listener]]",
         "name bind reuse protocol pool hello-timeout max-hello reject accept-proxy allow deny max-connections \

@@ -24,8 +24,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// External crates that pure decisions may use: parsers, hashes, address types; nothing with a clock or a socket.
-const PURE_CRATES: &[&str] =
-    &["std", "crate", "super", "self", "sha2", "siphasher", "smallvec", "crc32c", "ipnet", "idna", "Blame"];
+const PURE_CRATES: &[&str] = &[
+    "std",
+    "crate",
+    "super",
+    "self",
+    "sha2",
+    "siphasher",
+    "smallvec",
+    "crc32c",
+    "hashbrown",
+    "ipnet",
+    "idna",
+    "Blame",
+];
 
 struct Source {
     path: PathBuf,

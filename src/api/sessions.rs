@@ -86,7 +86,7 @@ pub struct NamesReport {
     pub without: u64,
     /// The busiest names, the busiest first.
     pub names: Vec<NameCount>,
-    /// Hellos with other names.
+    /// Hellos with a name that are not surely of one of these.
     pub other: u64,
 }
 

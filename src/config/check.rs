@@ -312,6 +312,7 @@ fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
     let section = Section::open(&LOG, "[log]", &table.place, table.value, problems);
     let format = section.word("format", problems);
     let sessions = section.word("sessions", problems);
+    let sample = section.share("sample", problems);
     let target = section.text("target", problems);
     refuse_empty_path(&section, "target", target.as_ref(), problems);
     let target = target?;
@@ -326,6 +327,7 @@ fn read_log(table: &At<&DeTable<'_>>, problems: &mut Problems) -> Option<Log> {
             "off" => LogSessions::Off,
             _ => LogSessions::End,
         },
+        sample: sample?.value,
         target: match target.value.as_str() {
             "stderr" => LogTarget::Stderr,
             "journal" => LogTarget::Journal,

@@ -90,6 +90,7 @@ fn log(config: &Config) -> Table {
         LogSessions::Off => "off",
     };
     set(&mut table, "sessions", sessions);
+    set(&mut table, "sample", config.log.sample);
     match &config.log.target {
         LogTarget::Stderr => set(&mut table, "target", "stderr"),
         LogTarget::Journal => set(&mut table, "target", "journal"),

@@ -142,12 +142,14 @@ impl RemovedSessions {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// How lines look.
     pub format: LogFormat,
     /// Which records of sessions are written.
     pub sessions: LogSessions,
+    /// Share of ordinary sessions whose records are written.
+    pub sample: f64,
     /// Where lines go.
     pub target: LogTarget,
 }

@@ -1,34 +1,66 @@
 //! The journal of systemd as a target of the log: one datagram per line in its native protocol
 //! (systemd.io, "Native Journal Protocol"). Lines of JSON give their fields to the journal, as `SLUICE_NAME`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde_json::Value;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// A connection to the journal.
+/// A way to the journal. Each entry is sent to its path, so that a journal that began anew gets what follows.
 #[derive(Debug)]
-pub struct Journal(UnixDatagram);
+pub struct Journal {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
 
 impl Journal {
-    /// Connects to the journal of this machine.
+    /// Finds the journal of this machine.
     pub fn connect() -> io::Result<Self> {
-        Self::connect_to(SOCKET)
+        Self::connect_to(SOCKET.as_ref())
     }
 
-    fn connect_to(path: &str) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        Ok(Self(socket))
+    fn connect_to(path: &Path) -> io::Result<Self> {
+        UnixDatagram::unbound()?.connect(path)?;
+        Ok(Self { socket: UnixDatagram::unbound()?, path: path.to_owned() })
     }
 
-    /// Sends whole lines.
-    pub fn write(&self, lines: &[u8]) -> io::Result<()> {
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            self.0.send(&entry(line))?;
+    /// Sends whole lines. An error comes with how many bytes of them were sent before.
+    pub fn write(&self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
+        let mut sent = 0;
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let text = line.trim_ascii_end();
+            if !text.is_empty() {
+                self.send(&entry(text)).map_err(|error| (sent, error))?;
+            }
+            sent += line.len();
         }
+        Ok(())
+    }
+
+    /// Sends an entry, in a file without a name if it is too large for a datagram.
+    fn send(&self, entry: &[u8]) -> io::Result<()> {
+        match self.socket.send_to(entry, &self.path) {
+            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {}
+            result => return result.map(drop),
+        }
+        let mut file = File::from(memfd_create(c"sluice-log", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+        file.write_all(entry)?;
+        // The journal takes only what cannot change any more.
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+        let file = OwnedFd::from(file);
+        let rights = [file.as_raw_fd()];
+        let address = UnixAddr::new(&self.path)?;
+        let (socket, nothing) = (self.socket.as_raw_fd(), [IoSlice::new(&[])]);
+        sendmsg(socket, &nothing, &[ControlMessage::ScmRights(&rights)], MsgFlags::empty(), Some(&address))?;
         Ok(())
     }
 }
@@ -98,7 +130,7 @@ mod tests {
     fn json_lines_give_their_fields() {
         let path = std::env::temp_dir().join(format!("sluice-journal-{}", std::process::id()));
         let inbox = UnixDatagram::bind(&path).expect("bind");
-        let journal = Journal::connect_to(path.to_str().expect("a plain path")).expect("connect");
+        let journal = Journal::connect_to(&path).expect("connect");
         journal.write(b"{\"end\":\"done\",\"bytes_up\":7,\"sni\":null}\nplain text\n").expect("send");
         let mut buffer = [0; 4096];
         let count = inbox.recv(&mut buffer).expect("a datagram");

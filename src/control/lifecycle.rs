@@ -147,9 +147,8 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
         spawn_local(async move { reload_for_systemd(&control).await });
     });
     on_signal(SignalKind::user_defined1(), Arc::clone(&control.shared), |shared| {
-        if shared.log.try_send(LogMessage::Reopen) {
-            tracing::info!("log reopened");
-        }
+        shared.log.reopen();
+        tracing::info!("log reopened");
     });
     on_signal(SignalKind::user_defined2(), (), |()| {
         tracing::error!("upgrade (SIGUSR2) is not built yet; the process carries on");

@@ -2,15 +2,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use super::journal::Journal;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use super::journal::Journal;
 use crate::config::{Log, LogFormat, LogTarget};
 use crate::state::{LogMessage, LogSink};
 
@@ -49,14 +51,24 @@ pub fn start_tracing(sink: LogSink, format: LogFormat, level: tracing::Level) {
     };
 }
 
-fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>, counter: &LogSink) {
-    let mut failing = false;
+fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>, sink: &LogSink) {
+    let (mut failing, mut torn) = (false, false);
     for message in inbox {
+        if sink.takes_reopen() {
+            target.reopen();
+        }
         match message {
-            LogMessage::Lines(lines) => {
+            // Only to wake us.
+            LogMessage::Lines(lines) if lines.is_empty() => {}
+            LogMessage::Lines(mut lines) => {
+                if torn {
+                    lines.insert(0, b'\n');
+                }
                 let result = target.write(&lines);
-                if let Err(error) = &result {
-                    counter.count_lost(&lines);
+                if let Err((written, error)) = &result {
+                    // What follows a line that was cut off begins a line of its own; the cut one is lost.
+                    torn = if *written == 0 { torn } else { lines[written - 1] != b'\n' };
+                    sink.count_lost(lines[*written..].trim_ascii_start());
                     if !failing {
                         // Said once, where somebody may still read it; the next lines may succeed.
                         let _ = writeln!(
@@ -64,10 +76,11 @@ fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>, counter: &LogSin
                             "cannot write the log: {error}; lines are counted in log_dropped_total"
                         );
                     }
+                } else {
+                    torn = false;
                 }
                 failing = result.is_err();
             }
-            LogMessage::Reopen => target.reopen(),
             LogMessage::Flush(answer) => drop(answer.send(())),
         }
     }
@@ -88,11 +101,12 @@ impl Target {
         })
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Writes whole lines. An error comes with how many bytes were written before.
+    fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
         match self {
-            Self::Stderr => io::stderr().write_all(lines),
+            Self::Stderr => write_counting(&mut io::stderr(), lines),
             Self::Journal(journal) => journal.write(lines),
-            Self::File { file, .. } => file.write_all(lines),
+            Self::File { file, .. } => write_counting(file, lines),
         }
     }
 
@@ -107,8 +121,25 @@ impl Target {
     }
 }
 
+fn write_counting(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Opens for appending. A pipe that nobody reads is an error instead of a wait without end; one that nobody reads any
+/// further is waited for, by the writer alone.
 fn append(path: &std::path::Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    let file = OpenOptions::new().create(true).append(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
 }
 
 struct Rfc3339;

@@ -2,6 +2,7 @@
 //! no logging; time and random numbers are arguments. Everything here can be tested with a table.
 
 pub mod balance;
+pub mod busiest;
 pub mod close;
 pub mod health;
 pub mod hello;

@@ -148,7 +148,7 @@ pub async fn hello(
             && let Some(message) = single_record(bytes, limits)
         {
             let arrival = Arrival::of(message.len(), 1, client.reads());
-            let Bound { pool, key, header } = read_hello(listener, session, message, arrival)?;
+            let Bound { pool, key, header } = read_hello(worker, listener, session, message, arrival)?;
             return Ok(Inspected { bytes: client.take_bytes(), pool, key, header, asks_for_tls: false });
         }
         let step = joiner.push(&bytes[seen..])?;
@@ -156,7 +156,7 @@ pub async fn hello(
         if step == Step::Complete {
             let message = joined(bytes);
             let arrival = Arrival::of(message.len(), joiner.records(), client.reads());
-            let Bound { pool, key, header } = read_hello(listener, session, &message, arrival)?;
+            let Bound { pool, key, header } = read_hello(worker, listener, session, &message, arrival)?;
             return Ok(Inspected { bytes: client.take_bytes(), pool, key, header, asks_for_tls: false });
         }
         client.more(worker, session, deadline).await.map_err(|stop| match &stop.detail {
@@ -185,7 +185,13 @@ pub fn by_first_bytes(
 }
 
 /// Parses a whole hello, keeps its facts, and routes by it.
-fn read_hello(listener: &ListenerView, session: &Session, message: &[u8], arrival: Arrival) -> Result<Bound, Stop> {
+fn read_hello(
+    worker: &Worker,
+    listener: &ListenerView,
+    session: &Session,
+    message: &[u8],
+    arrival: Arrival,
+) -> Result<Bound, Stop> {
     let hello = ClientHello::parse(message)?;
     let took = session.started.elapsed();
     {
@@ -198,6 +204,7 @@ fn read_hello(listener: &ListenerView, session: &Session, message: &[u8], arriva
     shard.hello_seconds.observe(took.as_secs_f64());
     shard.hello_bytes.observe(f64::from(arrival.bytes));
     shard.count_traits(&hello, arrival);
+    worker.counters().count_name(hello.server_name.as_ref().map(ServerName::as_str));
     let pool = route(listener, session, Some(&hello))?;
     if hello.resumes {
         listener.pools[pool].brief.shard().resumptions.add(1);

@@ -29,7 +29,7 @@ pub fn established(worker: &Worker, session: &Session) {
         seat.backend().shard().total.add(1);
     }
     drop(facts);
-    if worker.records_starts() {
+    if worker.records_starts() && worker.samples(session.id) {
         write(worker, session, None);
     }
 }
@@ -37,9 +37,7 @@ pub fn established(worker: &Worker, session: &Session) {
 /// The connection is over: counts, gives its places back, and writes the record.
 pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     count(worker, session, reason);
-    if worker.records_ends()
-        && (!reason.may_flood() || worker.refusals.take(&session.listener.state.name, reason, coarse_ms()))
-    {
+    if worker.records_ends() && is_recorded(worker, session, reason) {
         write(worker, session, Some(reason));
     }
     session.facts.borrow_mut().seat = None;
@@ -47,6 +45,15 @@ pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     worker.counters().connections.fetch_sub(1, Ordering::Relaxed);
     worker.give_place_back();
     worker.sessions.leave(session);
+}
+
+/// Whether the end has a record of its own. What has none is counted where that is decided.
+fn is_recorded(worker: &Worker, session: &Session, reason: CloseReason) -> bool {
+    match reason {
+        CloseReason::Done => worker.samples(session.id),
+        _ if reason.may_flood() => worker.refusals.take(&session.listener.state.name, reason, coarse_ms()),
+        _ => true,
+    }
 }
 
 fn count(worker: &Worker, session: &Session, reason: CloseReason) {
@@ -72,11 +79,10 @@ fn count(worker: &Worker, session: &Session, reason: CloseReason) {
     }
     if let (Some(seat), Some(_)) = (&facts.seat, facts.sent_time) {
         let brief = seat.backend();
-        brief.backend.time(worker.id, |timings| {
-            let [connect, first_byte] =
-                [facts.connect_time, facts.first_byte_time].map(|time| time.map(Duration::from));
-            timings.add(session.started.elapsed(), connect, first_byte);
-        });
+        let took = session.started.elapsed();
+        let [connect, first_byte] = [facts.connect_time, facts.first_byte_time].map(|time| time.map(Duration::from));
+        brief.shard().observe(took, connect, first_byte);
+        brief.backend.time(worker.id, |timings| timings.add(took, connect, first_byte));
     }
     drop(facts);
     report_bytes(worker, session);

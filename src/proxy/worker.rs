@@ -335,6 +335,16 @@ impl Worker {
         self.log.sessions != LogSessions::Off
     }
 
+    /// Whether the records of a session are written although nothing went wrong; otherwise one more is counted as left out.
+    /// The id decides, so that a start and its end are written both or neither.
+    pub fn samples(&self, session: u64) -> bool {
+        let is_in = self.log.sample >= 1.0 || (next_random(session) as f64) < self.log.sample * u64::MAX as f64;
+        if !is_in {
+            self.counters().sampled_out.add(1);
+        }
+        is_in
+    }
+
     fn hand_over_records(&self) {
         let lines = std::mem::take(&mut *self.records.borrow_mut());
         if !lines.is_empty() {

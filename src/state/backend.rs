@@ -293,6 +293,11 @@ impl Backend {
         self.lock_vitals().clone()
     }
 
+    /// Looks at some of it, without a copy.
+    pub fn look<T>(&self, at: impl FnOnce(&Vitals) -> T) -> T {
+        at(&self.lock_vitals())
+    }
+
     /// Changes what the control plane knows, and the standing with it. Returns (old, new) when that changed.
     pub fn change(&self, change: impl FnOnce(&mut Vitals)) -> Option<(Standing, Standing)> {
         let mut vitals = self.lock_vitals();

@@ -1,13 +1,17 @@
-//! Counters and histograms. Each has one writer, its worker, so adding costs no locked instruction; readers on the
-//! control plane sum over workers.
+//! Counters. Each has one writer, its worker, so adding costs no locked instruction; readers on the control plane sum over
+//! workers.
 
+use std::hash::RandomState;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use super::histogram::{HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 use super::places::Places;
 use super::refused::RefusedRing;
 use super::trend::Trend;
+use crate::decide::busiest::{Busiest, Summary};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{Arrival, ClientHello, FirstAnswer, Refusal};
 
@@ -39,52 +43,6 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
-
-/// Histogram with fixed bounds and a single writer.
-#[derive(Debug)]
-pub struct Histogram<const N: usize> {
-    bounds: &'static [f64; N],
-    /// One per bound, the last for what is above all of them.
-    counts: [Counter; N],
-    above: Counter,
-    /// Sum in millionths of the unit.
-    sum_micro: Counter,
-}
-
-impl<const N: usize> Histogram<N> {
-    /// An empty histogram with upper bounds in ascending order.
-    pub fn new(bounds: &'static [f64; N]) -> Self {
-        Self {
-            bounds,
-            counts: std::array::from_fn(|_| Counter::default()),
-            above: Counter::default(),
-            sum_micro: Counter::default(),
-        }
-    }
-
-    /// Counts one value.
-    pub fn observe(&self, value: f64) {
-        let place = self.bounds.partition_point(|bound| *bound < value);
-        self.counts.get(place).unwrap_or(&self.above).add(1);
-        self.sum_micro.add((value * 1e6) as u64);
-    }
-
-    /// Adds this histogram to sums: (sum, count, count per bound).
-    pub fn add_to(&self, sum: &mut f64, count: &mut u64, buckets: &mut [(f64, u64)]) {
-        *sum += self.sum_micro.get() as f64 / 1e6;
-        *count += self.above.get();
-        for ((bound, total), (own_bound, own)) in buckets.iter_mut().zip(self.bounds.iter().zip(&self.counts)) {
-            *bound = *own_bound;
-            *total += own.get();
-            *count += own.get();
-        }
-    }
-}
-
-/// Bounds in seconds for the time to a whole hello.
-pub const HELLO_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-/// Bounds in bytes for hellos: around the sizes that real clients send (one segment, post-quantum, large tickets).
-pub const HELLO_BYTES: [f64; 9] = [256.0, 512.0, 1024.0, 1448.0, 2048.0, 4096.0, 8192.0, 16384.0, 65536.0];
 
 /// One worker's counters of a listener.
 #[derive(Debug)]
@@ -325,7 +283,7 @@ impl ConnectError {
 }
 
 /// One worker's counters of a backend.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BackendShard {
     /// Established connections.
     pub total: Counter,
@@ -343,6 +301,42 @@ pub struct BackendShard {
     pub ready_used: Counter,
     /// Ready connections that were closed unused.
     pub ready_discarded: Counter,
+    /// From the first SYN to an established connection.
+    pub connect_seconds: Histogram<11>,
+    /// From the hello's departure to the backend's first byte.
+    pub first_byte_seconds: Histogram<11>,
+    /// From accept to the end.
+    pub session_seconds: Histogram<9>,
+}
+
+impl Default for BackendShard {
+    fn default() -> Self {
+        Self {
+            total: Counter::default(),
+            connect_errors: std::array::from_fn(|_| Counter::default()),
+            first_answers: std::array::from_fn(|_| Counter::default()),
+            bytes_up: Counter::default(),
+            bytes_down: Counter::default(),
+            ready: AtomicI64::new(0),
+            ready_used: Counter::default(),
+            ready_discarded: Counter::default(),
+            connect_seconds: Histogram::new(&SHORT_SECONDS),
+            first_byte_seconds: Histogram::new(&SHORT_SECONDS),
+            session_seconds: Histogram::new(&SESSION_SECONDS),
+        }
+    }
+}
+
+impl BackendShard {
+    /// Records the times of one session.
+    pub fn observe(&self, session: Duration, connect: Option<Duration>, first_byte: Option<Duration>) {
+        self.session_seconds.observe(session.as_secs_f64());
+        for (histogram, time) in [(&self.connect_seconds, connect), (&self.first_byte_seconds, first_byte)] {
+            if let Some(time) = time {
+                histogram.observe(time.as_secs_f64());
+            }
+        }
+    }
 }
 
 /// Counters of one worker that belong to nothing else.
@@ -358,8 +352,24 @@ pub struct WorkerCounters {
     pub pipes_in_use: AtomicI64,
     /// Errors of accept(2), in the order of the names in `sys::socket`.
     pub accept_errors: [Counter; 6],
+    /// Records of ordinary sessions that were left out (`sample`).
+    pub sampled_out: Counter,
+    /// Server names that clients ask for; the lock is shared with readers only.
+    names: Mutex<Busiest<RandomState>>,
     /// Ticks of the worker's heart, for the watchdog.
     pub heartbeats: Counter,
     /// Processor time of its thread, in microseconds, as of the last beat.
     pub cpu_micros: AtomicU64,
+}
+
+impl WorkerCounters {
+    /// Counts the server name of a valid hello, or that it has none.
+    pub fn count_name(&self, name: Option<&str>) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).count(name);
+    }
+
+    /// The server names that it counted.
+    pub fn counted_names(&self) -> Summary {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).summary()
+    }
 }

@@ -2,7 +2,7 @@
 //! never blocks a worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 /// What the writer gets.
@@ -10,8 +10,6 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 pub enum LogMessage {
     /// Whole lines.
     Lines(Vec<u8>),
-    /// Open the file anew.
-    Reopen,
     /// Everything before this is to be written; the answer says that it was.
     Flush(SyncSender<()>),
 }
@@ -21,12 +19,13 @@ pub enum LogMessage {
 pub struct LogSink {
     queue: SyncSender<LogMessage>,
     dropped: Arc<AtomicU64>,
+    reopen: Arc<AtomicBool>,
 }
 
 impl LogSink {
     /// A handle that puts batches into `queue`.
     pub fn new(queue: SyncSender<LogMessage>) -> Self {
-        Self { queue, dropped: Arc::default() }
+        Self { queue, dropped: Arc::default(), reopen: Arc::default() }
     }
 
     /// Hands over whole lines. Drops them when the queue is full, and counts the lines.
@@ -41,6 +40,18 @@ impl LogSink {
     /// Sends a message other than lines, unless the queue is full. Returns whether it was taken.
     pub fn try_send(&self, message: LogMessage) -> bool {
         self.queue.try_send(message).is_ok()
+    }
+
+    /// Has the file opened anew before anything else is written.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        // Wakes the writer; a full queue will.
+        let _ = self.queue.try_send(LogMessage::Lines(Vec::new()));
+    }
+
+    /// For the writer: whether the file is to be opened anew.
+    pub fn takes_reopen(&self) -> bool {
+        self.reopen.swap(false, Ordering::Acquire)
     }
 
     /// Counts lines that could not be written.

@@ -7,6 +7,7 @@ mod commands;
 mod counters;
 mod events;
 mod explain;
+mod histogram;
 mod live;
 mod log;
 mod matching;
@@ -29,11 +30,12 @@ pub use backend::{AgentOrders, Backend, CheckReport, EjectionReport, HealthIgnor
 pub use check::{CertificateFacts, CheckPhase};
 pub use commands::Commands;
 pub use counters::{
-    BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, Histogram, ListenerShard, ListenerState, Padded,
-    PoolShard, PoolState, WorkerCounters,
+    BackendShard, CancelResult, ConnectError, Counter, HELLO_TRAITS, ListenerShard, ListenerState, Padded, PoolShard,
+    PoolState, WorkerCounters,
 };
 pub use events::Events;
 pub use explain::{Explanation, RouteQuery, explain};
+pub use histogram::{Buckets, HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
 pub use matching::Matching;

@@ -28,6 +28,8 @@ pub mod hello;
 pub mod judge;
 pub mod line;
 pub mod log_tail;
+pub mod logged;
+pub mod metrics;
 pub mod named;
 pub mod namespace;
 pub mod plan;

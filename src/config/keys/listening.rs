@@ -119,6 +119,12 @@ pub static LOG: SectionKeys = SectionKeys {
             "Records of sessions: at the end, at the start as well, or none.",
         ),
         built(
+            "sample",
+            Kind::Share,
+            "1.0",
+            "Share of ordinary sessions (end = done) that have records; refusals and failures always have theirs. What is left out is counted in log_sampled_out_total.",
+        ),
+        built(
             "target",
             Kind::Text,
             "\"stderr\"",

@@ -1,46 +1,39 @@
 //! Metrics of pools.
 
 use std::fmt;
-use std::sync::Arc;
 
-use super::Writer;
+use super::{Writer, flag};
 use crate::decide::close::CloseReason;
-use crate::state::{Backend, Counter, HealthIgnored, Pool, PoolShard, Snapshot, Standing};
+use crate::state::{Counter, HealthIgnored, Pool, PoolShard, Snapshot, Standing};
 
 type Pick = fn(&PoolShard) -> &Counter;
 
 /// Writes the families of pools.
 pub fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
     let all = &snapshot.pools;
-    let label = |name: &str| vec![("pool", name.to_owned())];
-    let sum = |shards: &[crate::state::Padded<PoolShard>], counter: &dyn Fn(&PoolShard) -> u64| -> u64 {
-        shards.iter().map(|shard| counter(shard)).sum()
-    };
-    let active =
-        |backends: &[Arc<Backend>]| -> f64 { backends.iter().map(|backend| f64::from(backend.active.count())).sum() };
-    let rows = all.iter().map(|pool| (label(&pool.config.name), active(&pool.backends)));
+    let active = |pool: &Pool| -> f64 { pool.backends.iter().map(|backend| f64::from(backend.active.count())).sum() };
+    let rows = all.iter().map(|pool| (label(pool), active(pool)));
     out.gauges("pool_connections_active", "Connections that backends of the pool have now", rows)?;
-    let rows = all.iter().map(|pool| (label(&pool.config.name), sum(&pool.state.shards, &|shard| shard.total.get())));
-    out.counters("pool_connections", "Connections that a backend took", rows)?;
+    let rows = all.iter().filter_map(|pool| Some((label(pool), f64::from(pool.config.max_connections?))));
+    out.gauges("pool_max_connections", "Connections that the pool may have at once", rows)?;
     let rows = all.iter().flat_map(|pool| {
         Standing::ALL.iter().map(move |standing| {
-            let labels = vec![("pool", pool.config.name.to_string()), ("state", standing.name().to_owned())];
-            (labels, pool.backends.iter().filter(|backend| backend.standing() == *standing).count() as f64)
+            let count = pool.backends.iter().filter(|backend| backend.standing() == *standing).count();
+            ([name(pool), ("state", standing.name())], count as f64)
         })
     });
     out.gauges("pool_backends", "Backends in each state", rows)?;
-    let rows =
-        all.iter().map(|pool| (label(&pool.config.name), sum(&pool.state.shards, &|shard| shard.unavailable.get())));
-    out.counters("pool_unavailable", "Connections that found no backend", rows)?;
     let rows = all.iter().flat_map(|pool| {
         CloseReason::ALL.iter().filter_map(move |reason| {
-            let count = sum(&pool.state.shards, &|shard| shard.closed[reason.index()].get());
-            let labels = vec![("pool", pool.config.name.to_string()), ("end", reason.name().to_owned())];
-            (count > 0 || *reason == CloseReason::Done).then_some((labels, count))
+            let count = sum(pool, |shard| &shard.closed[reason.index()]);
+            let is_shown = count > 0 || *reason == CloseReason::Done;
+            is_shown.then_some(([name(pool), ("end", reason.name())], count))
         })
     });
     out.counters("sessions_closed", "Ended sessions of the pool, by reason", rows)?;
-    let families: [(&str, &str, Pick); 5] = [
+    let families: [(&str, &str, Pick); 7] = [
+        ("pool_connections", "Connections that a backend took", |shard| &shard.total),
+        ("pool_unavailable", "Connections that found no backend", |shard| &shard.unavailable),
         ("pool_full", "Connections that found every place taken, or waited for one in vain", |shard| &shard.full),
         ("pool_queued", "Connections that waited for a place", |shard| &shard.queued),
         ("pool_keyless", "Connections with nothing to hash, sent by least connections", |shard| &shard.keyless),
@@ -48,17 +41,25 @@ pub fn pools(snapshot: &Snapshot, out: &mut Writer<'_>) -> fmt::Result {
         ("pool_resumption_offers", "Hellos that offered to resume a session", |shard| &shard.resumptions),
     ];
     for (name, help, counter) in families {
-        let count = |pool: &Pool| sum(&pool.state.shards, &|shard| counter(shard).get());
-        out.counters(name, help, all.iter().map(|pool| (label(&pool.config.name), count(pool))))?;
+        out.counters(name, help, all.iter().map(|pool| (label(pool), sum(pool, counter))))?;
     }
-    let rows = all.iter().map(|pool| (label(&pool.config.name), f64::from(pool.state.places.waiting())));
+    let rows = all.iter().map(|pool| (label(pool), f64::from(pool.state.places.waiting())));
     out.gauges("pool_waiting", "Connections that wait for a place", rows)?;
-    let ignored = |pool: &Pool| f64::from(u8::from(pool.state.places.health_ignored() == HealthIgnored::Yes));
-    let rows = all.iter().map(|pool| (label(&pool.config.name), ignored(pool)));
+    let ignored = |pool: &Pool| flag(pool.state.places.health_ignored() == HealthIgnored::Yes);
+    let rows = all.iter().map(|pool| (label(pool), ignored(pool)));
     out.gauges("pool_health_ignored", "Whether so little is healthy that health is ignored", rows)?;
-    let rows = all.iter().filter_map(|pool| {
-        let digest = pool.balancer.digest()?;
-        Some((vec![("pool", pool.config.name.to_string()), ("digest", digest.to_owned())], 1.0))
-    });
+    let rows = all.iter().filter_map(|pool| Some(([name(pool), ("digest", pool.balancer.digest()?)], 1.0)));
     out.gauges("pool_table", "1; the digest of a hashed pool's table, the same in every instance that agrees", rows)
+}
+
+fn name(pool: &Pool) -> (&'static str, &str) {
+    ("pool", &pool.config.name)
+}
+
+fn label(pool: &Pool) -> [(&'static str, &str); 1] {
+    [name(pool)]
+}
+
+fn sum(pool: &Pool, counter: impl Fn(&PoolShard) -> &Counter) -> u64 {
+    pool.state.shards.iter().map(|shard| counter(shard).get()).sum()
 }

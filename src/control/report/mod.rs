@@ -1,6 +1,7 @@
 //! Fills in what the status socket says of the process, its listeners and its pools. Reads only.
 
 mod backends;
+mod names;
 mod refused;
 mod sessions;
 
@@ -12,7 +13,8 @@ use crate::api::{ConfigReport, Event, ListenerReport, PoolReport, StatusReport, 
 use crate::config;
 use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Pool, Standing};
 
-pub use backends::{backend, backends, history};
+pub use backends::{backend, backends, effective_weight, history};
+pub use names::names;
 pub use refused::refused;
 pub use sessions::sessions;
 

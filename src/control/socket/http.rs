@@ -4,7 +4,8 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::{Control, metrics, report};
+use super::super::metrics::{self, Format};
+use super::super::{Control, report};
 use super::REQUEST_LIMIT;
 use crate::api::SessionsParams;
 use crate::state::Phase;
@@ -50,7 +51,7 @@ pub async fn serve(
     let deadline = Instant::now() + REQUEST_LIMIT;
     let answer = loop {
         match parse(&head) {
-            Parsed::Request(path) => break answer(control, &path, paths).await,
+            Parsed::Request { path, accept } => break answer(control, &path, &accept, paths).await,
             Parsed::Incomplete if head.len() < MAX_HEAD => {
                 if timeout_at(deadline, stream.read_buf(&mut head)).await?? == 0 {
                     return Ok(());
@@ -73,7 +74,7 @@ pub async fn serve(
 }
 
 enum Parsed {
-    Request(String),
+    Request { path: String, accept: String },
     Incomplete,
     NotGet,
     Bad,
@@ -85,18 +86,25 @@ fn parse(head: &[u8]) -> Parsed {
     match request.parse(head) {
         Ok(httparse::Status::Partial) => Parsed::Incomplete,
         Ok(httparse::Status::Complete(_)) if request.method != Some("GET") => Parsed::NotGet,
-        Ok(httparse::Status::Complete(_)) => Parsed::Request(request.path.unwrap_or("/").to_owned()),
+        Ok(httparse::Status::Complete(_)) => {
+            let accepts = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("accept"));
+            let accepts: Vec<_> = accepts.map(|header| String::from_utf8_lossy(header.value)).collect();
+            Parsed::Request { path: request.path.unwrap_or("/").to_owned(), accept: accepts.join(",") }
+        }
         Err(_) => Parsed::Bad,
     }
 }
 
-async fn answer(control: &Control, target: &str, paths: Paths) -> Answer {
+async fn answer(control: &Control, target: &str, accept: &str, paths: Paths) -> Answer {
     let path = target.split('?').next().unwrap_or(target);
     match path {
-        "/metrics" => match metrics::encode(&control.shared) {
-            Ok(body) => Answer { status: "200 OK", content_type: metrics::CONTENT_TYPE, body },
-            Err(error) => Answer::text("500 Internal Server Error", &error.to_string()),
-        },
+        "/metrics" => {
+            let format = Format::of(accept);
+            match metrics::encode(&control.shared, format) {
+                Ok(body) => Answer { status: "200 OK", content_type: format.content_type(), body },
+                Err(error) => Answer::text("500 Internal Server Error", &error.to_string()),
+            }
+        }
         _ if paths == Paths::MetricsOnly => Answer::text("404 Not Found", "only /metrics here"),
         "/healthz" => Answer::text("200 OK", "alive"),
         "/readyz" => match control.shared.phase() {
@@ -107,6 +115,7 @@ async fn answer(control: &Control, target: &str, paths: Paths) -> Answer {
         "/v1/backends" => Answer::json(&report::backends(control, None).unwrap_or_default()),
         "/v1/sessions" => Answer::json(&report::sessions(control, SessionsParams::default()).await),
         "/v1/refused" => Answer::json(&report::refused(control, None).unwrap_or_default()),
+        "/v1/names" => Answer::json(&report::names(control, None)),
         "/v1/events" => Answer::json(&report::events(control, 0, None, usize::MAX)),
         "/v1/config" => {
             Answer { status: "200 OK", content_type: "application/toml", body: crate::config::dump(&control.config()) }

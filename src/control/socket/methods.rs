@@ -14,7 +14,7 @@ use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
 use super::super::{Handle, members, reload, report};
 use crate::api::{
-    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, OrderParams, RouteParams,
+    BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, NamesParams, OrderParams, RouteParams,
     SessionsParams, StopParams, Stopping, WeightParams,
 };
 use crate::decide::hello::{FirstBytes, TlsVersion};
@@ -39,6 +39,7 @@ const METHODS: &[&str] = &[
     "sessions",
     "events",
     "refused",
+    "names",
     "config",
     "route",
     "reload",
@@ -96,6 +97,10 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
             })?)
         }
         "config" => answer(&report::config(control)),
+        "names" => {
+            let NamesParams { limit } = read(params)?;
+            answer(&report::names(control, limit))
+        }
         "route" => {
             let query = route_query(read(params)?)?;
             answer(&explain(&control.snapshot(), &query, coarse_ms()).map_err(|why| Failure::new("bad_params", why))?)
