@@ -34,7 +34,7 @@ const COLUMNS: &[Column] = &[
 struct Difference {
     /// `added`, `removed` or `changed`.
     change: &'static str,
-    /// Such as `pool shop backend shop-1`.
+    /// Such as `backend shop/shop-1`.
     what: String,
     key: Option<String>,
     running: Option<String>,
@@ -94,7 +94,7 @@ fn table(found: &[Difference]) -> Table {
             optional(&one.file),
             Cell::new(&one.effect),
         ];
-        table.noted_row(cells, vec![Note::new("", one.effect.clone(), Tone::Plain)]);
+        table.noted_row(cells, vec![Note::new("effect", one.effect.clone(), Tone::Plain)]);
     }
     table
 }
@@ -192,7 +192,7 @@ impl Comparison<'_> {
     fn members(&mut self, pool: &str, old: &[(String, Toml)], new: &[(String, Toml)]) {
         let address = |table: &Toml| table.get("address").and_then(Value::as_str).unwrap_or_default().to_owned();
         for (name, table) in old {
-            let what = format!("pool {pool} backend {name}");
+            let what = format!("backend {pool}/{name}");
             let found = new.iter().find(|(other, now)| other == name && address(now) == address(table));
             if let Some((_, now)) = found {
                 self.keys(&what, "", table, now, &|_| "for new connections".to_owned());
@@ -206,7 +206,7 @@ impl Comparison<'_> {
         }
         for (name, table) in new {
             if !old.iter().any(|(other, before)| other == name && address(before) == address(table)) {
-                let what = format!("pool {pool} backend {name}");
+                let what = format!("backend {pool}/{name}");
                 self.push("added", what, None, (None, Some(address(table))), "it is checked first".to_owned());
             }
         }

@@ -43,7 +43,7 @@ pub fn events(globals: &Globals, args: EventsArgs) -> Exit {
     let head = ask(globals, "events", &EventsParams { limit: Some(0), ..EventsParams::default() });
     let printed = head.map(|none: Vec<Event>| {
         if !globals.json {
-            tables::events(&none).print(globals)
+            tables::events(&none).print(globals);
         }
     });
     if let Err(exit) = printed {

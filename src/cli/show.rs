@@ -11,7 +11,7 @@ use super::Globals;
 use super::client::{ask, quietly, show};
 use super::figures::{self, millis, milliseconds};
 use super::output::{Exit, Paper, data, json as print_json, paper};
-use super::table::{Cell, Column, Place, Table};
+use super::table::{Cell, Column, Note, Place, Table, Tone};
 use super::tables::{self, LEGEND};
 use crate::api::{
     BackendParams, BackendReport, BackendsParams, Event, HistoryParams, HistoryReport, ListenerParams, NamesParams,
@@ -142,7 +142,7 @@ pub fn names(globals: &Globals, limit: usize) -> Exit {
 const PHASES: &[Column] = &[
     Column::words("phase", "phase", Place::Keep),
     Column::number("took_ms", "took", Place::Keep),
-    Column::words("evidence", "evidence", Place::Shrink),
+    Column::words("evidence", "", Place::Pipe),
 ];
 
 /// Runs `probe`. Exits with 1 when the backend is not well.
@@ -154,18 +154,16 @@ pub fn probe(globals: &Globals, backend: String) -> Exit {
     if globals.json {
         print_json(&answer);
     } else {
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let time = |value: &Value| Cell::two(value, milliseconds(value.as_f64().unwrap_or_default()));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let mut table = Table::new(PHASES);
-        for phase in answer["phases"].as_array().into_iter().flatten() {
-            table.row(vec![
-                Cell::new(text(&phase["phase"])),
-                time(&phase["took_ms"]),
-                Cell::new(text(&phase["evidence"])),
-            ]);
+        let phases = answer["phases"].as_array().into_iter().flatten();
+        let phases = phases.map(|phase| (text(&phase["phase"]), &phase["took_ms"], text(&phase["evidence"])));
+        let end = (text(&answer["result"]), &answer["took_ms"], text(&answer["detail"]));
+        for (phase, took, seen) in phases.chain([end]) {
+            let note = (!seen.is_empty()).then(|| Note::new("seen", seen.clone(), Tone::Plain));
+            let took = Cell::two(took, milliseconds(took.as_f64().unwrap_or_default()));
+            table.noted_row(vec![Cell::new(phase), took, Cell::new(seen)], note.into_iter().collect());
         }
-        let result = text(&answer["result"]);
-        table.row(vec![Cell::new(&result), time(&answer["took_ms"]), Cell::new(text(&answer["detail"]))]);
         table.print(globals);
     }
     if answer["result"] == "ok" { Exit::Ok } else { Exit::Failed }

@@ -169,14 +169,13 @@ fn notes(backend: &BackendReport, events: &[Event], now: Timestamp) -> Vec<Note>
 
 /// When the last check was, how long it took, and when the next is.
 fn checked(check: &CheckState, now: Timestamp) -> String {
-    let mut text = check.reason.clone();
+    let mut parts = vec![check.reason.clone()];
     if let Some(at) = check.at {
-        text += &format!(", {} ago, took {}", span(ago(at, now)), milliseconds(check.took_ms));
+        parts.push(format!("{} ago, took {}", span(ago(at, now)), milliseconds(check.took_ms)));
     }
-    if let Some(next) = check.next_at {
-        text += &format!("; the next in {}", span(ago(now, next)));
-    }
-    text + &format!("; down after {} failures in a row, up after {} successes", check.fall, check.rise)
+    parts.extend(check.next_at.map(|next| format!("the next in {}", span(ago(now, next)))));
+    parts.push(format!("down after {} failures in a row, up after {} successes", check.fall, check.rise));
+    parts.join("; ")
 }
 
 /// What brought a state about: the last event, with what was seen.

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::super::figures::{bytes, span};
-use super::super::table::{Cell, Column, Place, Table};
+use super::super::table::{Cell, Column, Note, Place, Table, Tone};
 use crate::api::{NamesReport, RefusedReport, SessionReport};
 
 const SESSIONS: &[Column] = &[
@@ -35,7 +35,7 @@ const REFUSED: &[Column] = &[
     Column::words("segments", "segments", Place::Drop(6)),
     Column::words("records", "records", Place::Drop(7)),
     Column::words("first_bytes", "first bytes", Place::Drop(1)),
-    Column::words("why", "why", Place::Shrink),
+    Column::words("why", "", Place::Pipe),
 ];
 
 const NAMES: &[Column] = &[
@@ -89,7 +89,8 @@ pub fn refused(list: &[RefusedReport]) -> Table {
         // What does not begin with a handshake record has no records worth showing.
         let is_tls = refused.records.first().is_some_and(|record| record.kind == 22);
         let records = refused.records.iter().filter(|_| is_tls).map(|record| record.length.to_string()).collect();
-        table.row(vec![
+        let why = Note::new("why", refused.detail.clone(), Tone::Plain);
+        let cells = vec![
             Cell::new(&refused.time),
             Cell::new(&refused.session),
             Cell::new(&refused.listener),
@@ -101,7 +102,8 @@ pub fn refused(list: &[RefusedReport]) -> Table {
             joined(records),
             Cell::new(refused.first_bytes.chars().take(16).collect::<String>()),
             Cell::new(&refused.detail),
-        ]);
+        ];
+        table.noted_row(cells, vec![why]);
     }
     table
 }
