@@ -103,12 +103,14 @@ fn documented_transcripts_are_what_the_commands_print() {
     let folder = daemon.dir();
     let config = fs::read_to_string(folder.join("sluice.toml")).unwrap();
     let other = config.replace("shop-2", "shop-4").replace("[global]", "[global]\nworkers = 1");
-    fs::write(folder.join("new.toml"), other + "[pool.other]\nbackends = []\n").unwrap();
+    fs::write(folder.join("new.toml"), other + "[pool.other]\nbackends = [\"127.0.0.9:1\"]\n").unwrap();
     fs::write(folder.join("hello.bin"), client_hello(Some("shop.test"), &["h2"])).unwrap();
     let _client = session(&daemon);
     let _ = exchange(daemon.at(443), b"GET / HTTP/1.1\r\n\r\n");
     daemon.wait_for_records(1);
 
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).unwrap().map_or_else(|| format!("uid {uid}"), |user| user.name);
     let mut actual = String::new();
     let mut rest = &*document;
     let mut blocks = 0;
@@ -118,6 +120,7 @@ fn documented_transcripts_are_what_the_commands_print() {
         let line = command.replace("10.0.0.1", &address);
         let printed = on_terminal(&line, 80, &daemon.socket(), folder, false);
         let text = printed.text.replace(&address, "10.0.0.1").replace(&folder.display().to_string(), "/etc/sluice");
+        let text = text.replace(&format!("by {user} "), "by root ").replace(&format!("uid {uid} "), "uid 0 ");
         let code = if printed.code == 0 { String::new() } else { format!("[exit code {}]\n", printed.code) };
         actual += &format!("{before}```console\n$ {command}\n{}{code}```", text.replace('\r', ""));
         rest = after;
@@ -132,8 +135,9 @@ fn documented_transcripts_are_what_the_commands_print() {
         fs::write(&path, &actual).unwrap();
     }
     let (want, got) = (masked(&document), masked(&actual));
-    let differing = want.lines().zip(got.lines()).find(|(want, got)| want != got);
-    assert!(want == got, "docs/commands.md differs, first here: {differing:?}\n\n{actual}");
+    let same = want.iter().zip(&got).take_while(|(want, got)| want == got).count();
+    let around = |words: &[String]| words[same.saturating_sub(12)..words.len().min(same + 4)].join(" ");
+    assert!(want == got, "docs/commands.md says\n{}\nbut it is\n{}\n\n{actual}", around(&want), around(&got));
 }
 
 #[test]

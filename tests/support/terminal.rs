@@ -28,11 +28,15 @@ pub fn on_terminal(line: &str, columns: usize, socket: &Path, folder: &Path, col
     Printed { text, code: output.status.code().expect("an exit code") }
 }
 
-/// The text without what differs from run to run: times, durations, ports of clients, processes, ids; and blanks, because
-/// these have different widths.
-pub fn masked(text: &str) -> String {
-    let lines = text.lines().map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" "));
-    lines.collect::<Vec<_>>().join("\n")
+/// The words of a text without what differs from run to run: times, durations, ports of clients, processes, ids; and
+/// without blanks and line ends, because these have different widths.
+pub fn masked(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for one in text.split_whitespace() {
+        let process = words.last().is_some_and(|last| last.trim_start_matches('(') == "pid");
+        words.push(if process { "PROCESS".to_owned() } else { word(one) });
+    }
+    words
 }
 
 fn word(word: &str) -> String {
