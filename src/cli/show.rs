@@ -12,7 +12,7 @@ use super::client::{ask, quietly, show};
 use super::figures::{self, millis, milliseconds};
 use super::output::{Exit, Paper, data, json as print_json, paper};
 use super::table::{Cell, Column, Note, Place, Table, Tone};
-use super::tables::{self, LEGEND};
+use super::tables;
 use crate::api::{
     BackendParams, BackendReport, BackendsParams, Event, HistoryParams, HistoryReport, ListenerParams, NamesParams,
     NamesReport, RefusedReport, SessionReport, SessionsParams, SortBy, StatusReport,
@@ -92,9 +92,6 @@ pub fn backends(globals: &Globals, args: BackendsArgs) -> Exit {
     if history {
         return show(globals, "history", &HistoryParams { pool }, |report: HistoryReport| {
             tables::history(&report).print(globals);
-            if paper() != Paper::Pipe {
-                data(&format!("{LEGEND}\n"));
-            }
         });
     }
     show(globals, "backends", &BackendsParams { pool }, |list: Vec<BackendReport>| {

@@ -10,7 +10,7 @@ mod status;
 pub use backends::backends;
 pub use changes::{added, changed, killed, removed};
 pub use events::events;
-pub use history::{LEGEND, history};
+pub use history::history;
 pub use sessions::{names, refused, sessions};
 pub use status::status;
 
