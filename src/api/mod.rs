@@ -23,7 +23,7 @@ pub use requests::{
     NamesParams, OrderParams, RemoveParams, RouteParams, SessionsParams, SortBy, StopParams, WeightParams,
 };
 pub use sessions::{NameCount, NamesReport, RefusedRecord, RefusedReport, SessionReport};
-pub use status::{ListenerReport, NameReport, PoolReport, ReloadReport, StatusReport, WorkerReport};
+pub use status::{ConfigReport, ListenerReport, NameReport, PoolReport, ReloadReport, StatusReport, WorkerReport};
 
 /// Version of the JSON dialect.
 pub const VERSION: u32 = 1;

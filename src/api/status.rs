@@ -128,3 +128,12 @@ pub struct NameReport {
     #[serde(default)]
     pub lookups: BTreeMap<String, u64>,
 }
+
+/// Answer to `config`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigReport {
+    /// Which generation it is.
+    pub generation: u64,
+    /// What is in force, defaults filled in, as TOML.
+    pub config: String,
+}

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::output::{Exit, data, message, message_colour};
+use super::output::{Exit, data, json as print_json, message, message_colour, message_styled};
 use super::{ConfigArgs, Globals};
 use crate::config::{self, Config, Severity, Sources};
 
@@ -33,10 +33,10 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
     let (errors, warnings) = (problems.count(Severity::Error), problems.count(Severity::Warning));
     if globals.json {
         let report = json!({ "ok": config.is_some(), "errors": errors, "warnings": warnings, "problems": problems.to_json(&sources) });
-        data(&format!("{report:#}\n"));
+        print_json(&report);
     } else {
         if errors > 0 || (warnings > 0 && !globals.quiet) {
-            message(problems.render(&sources, message_colour(globals)).trim_end_matches('\n'));
+            message_styled(problems.render(&sources, message_colour(globals)).trim_end_matches('\n'));
             message("");
         }
         if let (Some(config), true) = (&config, args.dump) {
@@ -61,13 +61,13 @@ fn counted(count: usize, what: &str) -> String {
 pub fn load(globals: &Globals, sources: &Sources) -> Result<Config, Exit> {
     let (config, problems) = config::check(sources);
     if problems.count(Severity::Error) > 0 || (problems.iter().next().is_some() && !globals.quiet) {
-        message(problems.render(sources, message_colour(globals)).trim_end_matches('\n'));
+        message_styled(problems.render(sources, message_colour(globals)).trim_end_matches('\n'));
     }
     config.ok_or(Exit::InvalidConfig)
 }
 
 /// Runs `config schema`.
 pub fn schema() -> Exit {
-    data(&format!("{:#}\n", config::schema()));
+    print_json(&config::schema());
     Exit::Ok
 }

@@ -4,11 +4,19 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::output::{Exit, Table, data};
+use super::output::{Exit, json as print_json};
+use super::table::{Cell, Column, Note, Place, Table, Tone};
 use super::{ConfigArgs, DEFAULT_CONFIG, Globals};
 use crate::config::{self, Sources};
 use crate::sys::limits::{allowed_cpus, descriptor_limits, sysctl};
 use crate::sys::pipe::Pipe;
+
+const COLUMNS: &[Column] = &[
+    Column::words("check", "check", Place::Keep),
+    Column::words("verdict", "verdict", Place::Keep),
+    Column::words("found", "found", Place::Shrink),
+    Column::words("advice", "", Place::Pipe),
+];
 
 struct Finding {
     name: &'static str,
@@ -26,12 +34,14 @@ pub fn doctor(globals: &Globals, args: &ConfigArgs) -> Exit {
             .iter()
             .map(|finding| json!({ "name": finding.name, "verdict": finding.verdict, "found": finding.found, "advice": finding.advice }))
             .collect();
-        data(&format!("{:#}\n", json!(list)));
+        print_json(&list);
         return Exit::Ok;
     }
-    let mut table = Table::new(&["check", "verdict", "found", "advice"]);
-    for finding in findings {
-        table.row(vec![finding.name.to_owned(), finding.verdict.to_owned(), finding.found, finding.advice]);
+    let mut table = Table::new(COLUMNS);
+    for Finding { name, verdict, found, advice } in findings {
+        let advised = (!advice.is_empty()).then(|| Note::new("advice", advice.clone(), Tone::Warn));
+        let cells = vec![Cell::new(name), Cell::new(verdict), Cell::new(found), Cell::new(advice)];
+        table.noted_row(cells, advised.into_iter().collect());
     }
     table.print(globals);
     Exit::Ok

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::hello_words as words;
-use super::output::{Exit, data, message};
+use super::output::{Exit, data, json as print_json, message};
 use super::route::{explained, words as route_words};
 use super::{ConfigArgs, Globals};
 use crate::decide::hello::postgres::{HEAD, Opening, opening};
@@ -58,7 +58,7 @@ pub fn hello(globals: &Globals, args: &HelloArgs) -> Exit {
         }
     }
     if globals.json {
-        data(&format!("{:#}\n", decoded.report));
+        print_json(&decoded.report);
     } else {
         data(&text(&decoded.report));
     }

@@ -1,21 +1,30 @@
 //! The command line: types for clap, one file per command that needs code. Data goes to stdout, messages to stderr.
 
+mod change;
 mod check;
 mod client;
 mod connection;
+mod diff;
 mod doctor;
+mod events;
+mod figures;
+mod health;
 mod hello;
 mod hello_words;
+mod lifecycle;
+mod manuals;
 mod output;
-mod probe;
 mod route;
 mod run;
 mod show;
+mod table;
+mod tables;
 mod top;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -83,39 +92,29 @@ enum CliCommand {
         sluice route --listener https --sni shop.example.com -c config/sluice.toml")]
     Route(RouteArgs),
     /// Show what the daemon is doing.
+    #[command(after_help = "Examples:\n  sluice status\n  sluice status --json")]
     Status,
-    /// Show backends: state, since when, why, load.
-    Backends {
-        /// Only this pool.
-        pool: Option<String>,
-    },
+    /// Show backends: state, since when, why, load, times, certificates, and what operators said.
+    #[command(after_help = show::BACKENDS_EXAMPLES)]
+    Backends(show::BackendsArgs),
     /// Show open sessions, the oldest first.
-    Sessions {
-        /// Only of this backend, as POOL/BACKEND.
-        #[arg(long)]
-        backend: Option<String>,
-        /// Only with this server name.
-        #[arg(long)]
-        sni: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 1000)]
-        limit: u64,
-    },
+    #[command(after_help = show::SESSIONS_EXAMPLES)]
+    Sessions(show::SessionsArgs),
     /// Show the last changes of backends and pools, with reason and evidence, the oldest first.
-    #[command(after_help = "Examples:\n  sluice events\n  sluice events --pool shop --limit 10 --json")]
-    Events {
-        /// Only of this pool.
-        #[arg(long)]
-        pool: Option<String>,
-        /// Only the last so many.
-        #[arg(long, default_value_t = 50)]
-        limit: u64,
-    },
+    #[command(after_help = events::EXAMPLES)]
+    Events(events::EventsArgs),
     /// Show the last refused first bytes: why, and in which segments and records they came.
     #[command(after_help = "Examples:\n  sluice refused\n  sluice refused https --json")]
     Refused {
         /// Only of this listener.
         listener: Option<String>,
+    },
+    /// Show the busiest server names.
+    #[command(after_help = "Examples:\n  sluice names\n  sluice names --limit 5 --json")]
+    Names {
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
     },
     /// Decode a captured ClientHello and say what sluice makes of it.
     #[command(
@@ -130,20 +129,36 @@ enum CliCommand {
         Examples:\n  sluice top\n  sluice top --interval 5s --no-color")]
     Top(top::TopArgs),
     /// Take no new connections to a backend; its sessions run on.
-    Drain {
-        /// POOL/BACKEND.
-        backend: String,
-    },
-    /// Take no new connections to a backend.
-    Disable {
-        /// POOL/BACKEND.
-        backend: String,
-    },
+    #[command(after_help = "With --wait, exits with 0 when no session is left and with 1 when the time is over.\n\n\
+        Examples:\n  sluice drain shop/10.0.0.11:443 --for 30m\n  \
+        sluice drain shop/10.0.0.11:443 --kill-after 5m --rate 20/s --wait 10m")]
+    Drain(change::DrainArgs),
+    /// Take no new connections to a backend, and do not check it.
+    #[command(after_help = "Example:\n  sluice disable shop/10.0.0.11:443 --for 1h")]
+    Disable(change::OrderArgs),
     /// Undo drain and disable.
-    Enable {
+    #[command(after_help = "Example:\n  sluice enable shop/10.0.0.11:443")]
+    Enable(change::OrderArgs),
+    /// Give a backend another weight than the configuration says.
+    #[command(after_help = "Example:\n  sluice weight shop/10.0.0.11:443 10 --for 15m")]
+    Weight(change::WeightArgs),
+    /// Take back whatever was said of a backend: the configuration counts.
+    #[command(after_help = "Example:\n  sluice reset shop/10.0.0.11:443")]
+    Reset {
         /// POOL/BACKEND.
         backend: String,
     },
+    /// Change the members of a pool.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sluice backend add shop 10.0.0.13:443 --weight 50\n  \
+        sluice backend remove shop/10.0.0.13:443"
+    )]
+    Backend(change::MemberCommand),
+    /// End sessions.
+    #[command(after_help = "Examples:\n  sluice kill 00f3a1b2c3d4e5f6\n  \
+        sluice kill --backend shop/10.0.0.11:443 --rate 50/s")]
+    Kill(change::KillArgs),
     /// Run a backend's health check now and show each phase with its time; it does not count, and is cut off after 20 s.
     #[command(after_help = "Exit codes: 0 the backend is well, 1 it is not, 6 no such backend or no check.\n\n\
         Example:\n  sluice probe shop/10.0.0.11:443")]
@@ -152,26 +167,60 @@ enum CliCommand {
         backend: String,
     },
     /// Read the configuration anew.
+    #[command(after_help = "Exit codes with --wait: 0 it is in force, 1 nothing was changed.\n\n\
+        Example:\n  sluice config diff && sluice reload --wait")]
     Reload {
         /// Wait for the outcome and report it.
         #[arg(long)]
         wait: bool,
     },
     /// Stop the daemon; sessions run for shutdown-grace.
-    Stop,
+    #[command(after_help = "Examples:\n  sluice stop\n  sluice stop --grace 5m")]
+    Stop {
+        /// Let sessions run for this time instead.
+        #[arg(long, value_name = "TIME", value_parser = figures::duration)]
+        grace: Option<Duration>,
+    },
+    /// Say in one line how it goes, as a monitoring plugin.
+    #[command(after_help = health::EXAMPLES)]
+    Health {
+        /// Only of this pool.
+        #[arg(long)]
+        pool: Option<String>,
+    },
     /// Look at limits, kernel features and settings: what is missing and what it costs.
+    #[command(after_help = "Example:\n  sluice doctor -c /etc/sluice/sluice.toml")]
     Doctor {
         #[command(flatten)]
         config: ConfigArgs,
     },
     /// Work with configurations.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  sluice config diff -c new.toml\n  sluice config schema")]
     Config(ConfigCommand),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  sluice completions bash > /etc/bash_completion.d/sluice")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command.
+    #[command(after_help = "Example:\n  sluice man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; it is made.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
+    /// Say what a reload would change, and what that means for open sessions.
+    #[command(after_help = diff::EXAMPLES)]
+    Diff {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Print the JSON schema of the configuration.
+    #[command(after_help = "Example:\n  sluice config schema > sluice.schema.json")]
     Schema,
 }
 
@@ -212,20 +261,30 @@ pub fn main() -> ExitCode {
         CliCommand::Check(args) => check::check(globals, &args),
         CliCommand::Route(args) => route::route(globals, &args),
         CliCommand::Status => show::status(globals),
-        CliCommand::Backends { pool } => show::backends(globals, pool.as_deref()),
-        CliCommand::Sessions { backend, sni, limit } => show::sessions(globals, backend, sni, limit),
-        CliCommand::Events { pool, limit } => show::events(globals, pool.as_deref(), limit),
-        CliCommand::Refused { listener } => show::refused(globals, listener.as_deref()),
+        CliCommand::Backends(args) => show::backends(globals, args),
+        CliCommand::Sessions(args) => show::sessions(globals, args),
+        CliCommand::Events(args) => events::events(globals, args),
+        CliCommand::Refused { listener } => show::refused(globals, listener),
+        CliCommand::Names { limit } => show::names(globals, limit),
         CliCommand::Hello(args) => hello::hello(globals, &args),
         CliCommand::Top(args) => top::top(globals, &args),
-        CliCommand::Drain { backend } => show::change(globals, "drain", &backend),
-        CliCommand::Disable { backend } => show::change(globals, "disable", &backend),
-        CliCommand::Enable { backend } => show::change(globals, "enable", &backend),
-        CliCommand::Probe { backend } => probe::probe(globals, &backend),
-        CliCommand::Reload { wait } => show::reload(globals, wait),
-        CliCommand::Stop => show::stop(globals),
+        CliCommand::Drain(args) => change::drain(globals, args),
+        CliCommand::Disable(args) => change::order(globals, "disable", args),
+        CliCommand::Enable(args) => change::order(globals, "enable", args),
+        CliCommand::Weight(args) => change::weight(globals, args),
+        CliCommand::Reset { backend } => change::reset(globals, backend),
+        CliCommand::Backend(command) => change::member(globals, command),
+        CliCommand::Kill(args) => change::kill(globals, args),
+        CliCommand::Probe { backend } => show::probe(globals, backend),
+        CliCommand::Reload { wait } => lifecycle::reload(globals, wait),
+        CliCommand::Stop { grace } => lifecycle::stop(globals, grace),
+        // Its exit codes are those of its kind.
+        CliCommand::Health { pool } => return health::health(globals, pool),
         CliCommand::Doctor { config } => doctor::doctor(globals, &config),
+        CliCommand::Config(ConfigCommand::Diff { config }) => diff::diff(globals, &config),
         CliCommand::Config(ConfigCommand::Schema) => check::schema(),
+        CliCommand::Completions { shell } => manuals::completions(shell),
+        CliCommand::Man { directory } => manuals::man(&directory),
     };
     exit.into()
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::check::load;
 use super::client::ask;
-use super::output::{Exit, data, message};
+use super::output::{Exit, data, json as print_json, message};
 use super::{ConfigArgs, Globals, RouteArgs};
 use crate::config::Sources;
 use crate::decide::health::Health;
@@ -26,7 +26,7 @@ pub fn route(globals: &Globals, args: &RouteArgs) -> Exit {
     match explained(globals, &args.config, &query) {
         Ok(explanation) => {
             if globals.json {
-                data(&format!("{explanation:#}\n"));
+                print_json(&explanation);
             } else {
                 data(&words(&explanation));
             }

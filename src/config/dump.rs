@@ -10,7 +10,7 @@ use super::value::format_size;
 
 use super::{
     Access, Address, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool,
-    Protocol, Reject, RemovedSessions, Route, RouteTarget, format_duration,
+    Protocol, Reject, Route, RouteTarget, format_duration,
 };
 use crate::decide::balance::{Hashing, Method};
 use crate::decide::hello::proxy::Version;
@@ -59,12 +59,7 @@ fn global(config: &Config) -> Table {
     set(&mut table, "max-connections", i64::from(global.max_connections));
     set(&mut table, "shutdown-grace", time_or_off(global.shutdown_grace));
     set(&mut table, "ready-delay", format_duration(global.ready_delay));
-    let removed = match global.removed_sessions {
-        RemovedSessions::Keep => "keep",
-        RemovedSessions::Drain => "drain",
-        RemovedSessions::Close => "close",
-    };
-    set(&mut table, "removed-sessions", removed);
+    set(&mut table, "removed-sessions", global.removed_sessions.name());
     if let Some(path) = &global.state_file {
         set(&mut table, "state-file", path.display().to_string());
     }

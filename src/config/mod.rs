@@ -39,8 +39,7 @@ pub use pool::{FastOpen, OnDown, Pool};
 pub use problem::{Code, Colour, Problem, Problems, Severity};
 pub use schema::schema;
 pub use source::{Place, SourceError, Sources};
-pub use value::format_duration;
-pub use value::parse_duration;
+pub use value::{format_duration, parse_duration};
 
 /// Position of a pool in [`Config::pools`].
 pub type PoolId = usize;
@@ -129,6 +128,17 @@ pub enum RemovedSessions {
     Drain,
     /// They are closed at once.
     Close,
+}
+
+impl RemovedSessions {
+    /// Name as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drain => "drain",
+            Self::Close => "close",
+        }
+    }
 }
 
 /// `[log]`.

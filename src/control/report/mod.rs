@@ -9,7 +9,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::Control;
-use crate::api::{Event, ListenerReport, PoolReport, StatusReport, WorkerReport};
+use crate::api::{ConfigReport, Event, ListenerReport, PoolReport, StatusReport, WorkerReport};
+use crate::config;
 use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Pool, Standing};
 
 pub use backends::{backend, backends, effective_weight, history};
@@ -39,6 +40,12 @@ pub fn status(control: &Control) -> StatusReport {
         pools: snapshot.pools.iter().map(|pool| pool_report(pool)).collect(),
         names: shared.names.list(),
     }
+}
+
+/// The configuration in force.
+pub fn config(control: &Control) -> ConfigReport {
+    let snapshot = control.snapshot();
+    ConfigReport { generation: snapshot.generation, config: config::dump(&snapshot.config) }
 }
 
 fn listener_report(listener: &Listener) -> ListenerReport {

@@ -40,6 +40,7 @@ const METHODS: &[&str] = &[
     "events",
     "refused",
     "names",
+    "config",
     "route",
     "reload",
     "drain",
@@ -95,6 +96,7 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
                 Failure::new("no_such_listener", format!("no listener is called `{name}`"))
             })?)
         }
+        "config" => answer(&report::config(control)),
         "names" => {
             let NamesParams { limit } = read(params)?;
             answer(&report::names(control, limit))
