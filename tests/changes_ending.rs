@@ -162,6 +162,7 @@ fn sessions_of_a_backend_or_of_a_pool_are_ended_at_once() {
     assert_eq!(scene.result("kill", &json!({ "backend": path })), json!({ "sessions": ours, "rate": null }));
     eventually("they are gone", || scene.sessions(&path).is_empty().then_some(()));
     assert_eq!(scene.sessions(&other).len(), theirs, "those of the other run on");
+    scene.daemon.wait_for_records(ours);
     assert_eq!(scene.ends("killed").len(), ours);
     assert_eq!(scene.result("kill", &json!({ "backend": path }))["sessions"], 0, "none is left");
     assert_eq!(scene.result("kill", &json!({ "backend": "a" }))["sessions"], theirs);

@@ -94,11 +94,13 @@ async fn follow(
         let news = events.news();
         let mut news = std::pin::pin!(news);
         news.as_mut().enable();
+        // Before the look: sending takes its time, and more may happen meanwhile.
+        let newest = events.last();
         for event in events.since(last, params.pool.as_deref(), most) {
             last = event.id;
             send(write, json!({ "id": id, "event": event })).await?;
         }
-        last = last.max(events.last());
+        last = last.max(newest);
         most = usize::MAX;
         tokio::select! {
             () = news => {}
