@@ -63,8 +63,7 @@ fn write_all(target: &mut Target, inbox: &Receiver<LogMessage>, sink: &LogSink) 
             target.reopen();
         }
         match message {
-            // Only to wake us.
-            LogMessage::Lines(lines) if lines.is_empty() => {}
+            LogMessage::Reopen => target.reopen(),
             LogMessage::Lines(mut lines) => {
                 if torn {
                     lines.insert(0, b'\n');

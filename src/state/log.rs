@@ -10,6 +10,8 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 pub enum LogMessage {
     /// Whole lines.
     Lines(Vec<u8>),
+    /// Open the file anew.
+    Reopen,
     /// Everything before this is to be written; the answer says that it was.
     Flush(SyncSender<()>),
 }
@@ -42,14 +44,14 @@ impl LogSink {
         self.queue.try_send(message).is_ok()
     }
 
-    /// Has the file opened anew before anything else is written.
+    /// Has the file opened anew, once what came before is written; at once when the queue is full.
     pub fn reopen(&self) {
-        self.reopen.store(true, Ordering::Release);
-        // Wakes the writer; a full queue will.
-        let _ = self.queue.try_send(LogMessage::Lines(Vec::new()));
+        if self.queue.try_send(LogMessage::Reopen).is_err() {
+            self.reopen.store(true, Ordering::Release);
+        }
     }
 
-    /// For the writer: whether the file is to be opened anew.
+    /// For the writer: whether the file is to be opened anew at once.
     pub fn takes_reopen(&self) -> bool {
         self.reopen.swap(false, Ordering::Acquire)
     }
@@ -68,5 +70,26 @@ impl LogSink {
     /// Lines dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_lines_and_counts_them_but_no_request_to_open_the_file_anew() {
+        let (queue, inbox) = sync_channel(1);
+        let sink = LogSink::new(queue);
+        sink.reopen();
+        assert!(!sink.takes_reopen(), "it stands in the queue");
+        sink.send(b"one\ntwo\n".to_vec());
+        sink.reopen();
+        assert_eq!((sink.dropped(), sink.takes_reopen(), sink.takes_reopen()), (2, true, false));
+        assert!(matches!(inbox.recv(), Ok(LogMessage::Reopen)));
+        sink.send(b"three\n".to_vec());
+        assert_eq!(sink.dropped(), 2);
     }
 }
