@@ -133,7 +133,7 @@ enum CliCommand {
         Examples:\n  sluice drain shop/10.0.0.11:443 --for 30m\n  \
         sluice drain shop/10.0.0.11:443 --kill-after 5m --rate 20/s --wait 10m")]
     Drain(change::DrainArgs),
-    /// Take no new connections to a backend, and do not check it.
+    /// Take no new connections to a backend, for whatever reason an operator has; its checks go on.
     #[command(after_help = "Example:\n  sluice disable shop/10.0.0.11:443 --for 1h")]
     Disable(change::OrderArgs),
     /// Undo drain and disable.

@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn json_stays_the_same_document() {
         let value = serde_json::json!({ "name": "a\u{1b}\u{9b}2J\u{202e}\u{e0001}\n" });
-        let text = ascii_controls(&serde_json::to_string_pretty(&value).unwrap());
+        let text = ascii_controls(&serde_json::to_string_pretty(&value).expect("text"));
         assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
     }
 }

@@ -75,8 +75,12 @@ mod tests {
     fn a_value_is_counted_up_to_its_bound_and_sums_are_over_workers() {
         static BOUNDS: [f64; 2] = [0.5, 1.0];
         let [one, two] = [Histogram::new(&BOUNDS), Histogram::new(&BOUNDS)];
-        [0.25, 0.5, 0.75].iter().for_each(|value| one.observe(*value));
-        [1.0, 7.5].iter().for_each(|value| two.observe(*value));
+        for value in [0.25, 0.5, 0.75] {
+            one.observe(value);
+        }
+        for value in [1.0, 7.5] {
+            two.observe(value);
+        }
         let total = Histogram::total(&BOUNDS, [&one, &two]);
         assert_eq!(total, Buckets { sum: 10.0, count: 5, counts: vec![(0.5, 2), (1.0, 2), (f64::INFINITY, 1)] });
     }
