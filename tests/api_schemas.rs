@@ -46,6 +46,8 @@ fn methods() -> Vec<Method> {
         with::<api::SessionsParams>(method::<Vec<api::SessionReport>>("sessions")),
         with::<api::EventsParams>(method::<Vec<api::Event>>("events")),
         with::<api::ListenerParams>(method::<Vec<api::RefusedReport>>("refused")),
+        with::<api::NamesParams>(method::<api::NamesReport>("names")),
+        method::<api::ConfigReport>("config"),
         with::<api::RouteParams>(method::<Explanation>("route")),
         method::<api::ReloadReport>("reload"),
         with::<api::DrainParams>(method::<api::Changed>("drain")),
@@ -166,6 +168,8 @@ fn answers_are_of_the_form_that_the_schemas_say() {
     assert_eq!(ask("sessions", json!({ "sort": "idle", "limit": 10 })).as_array().unwrap().len(), 3);
     assert!(ask("events", json!({})).as_array().unwrap().len() >= 3);
     assert!(!ask("refused", json!({})).as_array().unwrap().is_empty());
+    assert!(ask("names", json!({ "limit": 5 }))["total"].as_u64() >= Some(1));
+    ask("config", json!({}));
     ask("status", json!({}));
     ask("route", json!({ "listener": "tls", "sni": "a.test", "alpn": ["h2"], "from": "10.0.0.1", "tls": "1.2" }));
     ask("probe", json!({ "backend": "a/two" }));
@@ -183,6 +187,7 @@ fn answers_are_of_the_form_that_the_schemas_say() {
         ("backends", "backends"),
         ("sessions", "sessions"),
         ("refused", "refused"),
+        ("names", "names"),
         ("events", "events"),
     ] {
         validate(&schemas[method], path, &daemon.json(&format!("/v1/{path}")));

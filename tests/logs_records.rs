@@ -20,7 +20,7 @@ fn start(log: &str) -> (Daemon, Backend) {
     (Daemon::start_on(address, CONFIG, "", |command| logging(command, &log)), backend)
 }
 
-fn ids<'a>(records: &'a [Value], is: impl Fn(&Value) -> bool) -> HashSet<&'a str> {
+fn ids(records: &[Value], is: impl Fn(&Value) -> bool) -> HashSet<&str> {
     records.iter().filter(|record| is(record)).filter_map(|record| record["session"].as_str()).collect()
 }
 
