@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -122,7 +123,8 @@ fn documented_transcripts_are_what_the_commands_print() {
         let text = printed.text.replace(&address, "10.0.0.1").replace(&folder.display().to_string(), "/etc/sluice");
         let text = text.replace(&format!("by {user} "), "by root ").replace(&format!("uid {uid} "), "uid 0 ");
         let code = if printed.code == 0 { String::new() } else { format!("[exit code {}]\n", printed.code) };
-        actual += &format!("{before}```console\n$ {command}\n{}{code}```", text.replace('\r', ""));
+        let text = text.replace('\r', "");
+        write!(actual, "{before}```console\n$ {command}\n{text}{code}```").unwrap();
         rest = after;
         blocks += 1;
         if line == "sluice stop --grace 1s" {
