@@ -240,7 +240,7 @@ fn following(daemon: &Daemon, arguments: &[&str]) -> (std::process::Child, BufRe
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     if arguments.is_empty() {
-        assert!(line.starts_with("id\ttime\tfrom\tto\tby\tpool\tbackend"), "{line}");
+        assert!(line.starts_with("id\ttime\tpool\tbackend\tfrom\tto\tby\treason"), "{line}");
         line.clear();
         lines.read_line(&mut line).unwrap();
     }
@@ -254,7 +254,7 @@ fn events_are_followed_until_interrupted_or_until_the_daemon_stops() {
     let (mut child, mut lines) = following(&daemon, &[]);
     assert_eq!(code(&daemon, &["disable", "shop/shop-1"]), 0);
     let mut line = String::new();
-    while !line.contains("\tdisabled\toperator\tshop\tshop-1\t") {
+    while !line.contains("\tshop\tshop-1\tup\tdisabled\toperator\t") {
         line.clear();
         assert!(lines.read_line(&mut line).unwrap() > 0, "the event comes");
     }

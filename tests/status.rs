@@ -212,12 +212,12 @@ fn drained_backend_takes_no_new_session_and_keeps_the_old_ones() {
     session.write_all(&hello).unwrap();
     session.read_exact(&mut vec![0; hello.len()]).unwrap();
     let path = format!("shop/{}", daemon.at(1001));
-    assert_eq!(stdout(&daemon, &["drain", &path]), format!("{path}\tdraining\n"));
+    assert!(stdout(&daemon, &["drain", &path]).contains(&format!("\n{path}\tdraining\t")));
     let refused = exchange(daemon.at(443), &hello).unwrap();
     assert_eq!(support::alert_of(&refused), Some(80));
     session.write_all(b"more").unwrap();
     session.read_exact(&mut [0; 4]).unwrap();
-    assert_eq!(stdout(&daemon, &["enable", &path]), format!("{path}\tup\n"));
+    assert!(stdout(&daemon, &["enable", &path]).contains(&format!("\n{path}\tup\t")));
     assert_eq!(daemon.cli(&["disable", "shop/none"]).status.code(), Some(6));
     assert!(daemon.log().contains("operator changed backend"), "{}", daemon.log());
 }

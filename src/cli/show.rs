@@ -138,7 +138,7 @@ pub fn names(globals: &Globals, limit: usize) -> Exit {
 
 const PHASES: &[Column] = &[
     Column::words("phase", "phase", Place::Keep),
-    Column::number("took_ms", "took", Place::Keep),
+    Column::number("ms", "took", Place::Keep),
     Column::words("evidence", "", Place::Pipe),
 ];
 

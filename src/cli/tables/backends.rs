@@ -99,7 +99,7 @@ fn why(backend: &BackendReport, now: Timestamp) -> Option<String> {
         reasons.push(format!("{} good checks in a row bring it up", check.rise));
     }
     if let (Some(since), Some(name)) = (backend.stale_since, &backend.resolved_from) {
-        reasons.push(format!("{name} was not answered as it should be for {}", span(ago(since, now))));
+        reasons.push(format!("{name} stale since {}, {} ago", second(since), span(ago(since, now))));
     }
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }

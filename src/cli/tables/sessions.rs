@@ -26,7 +26,6 @@ const SESSIONS: &[Column] = &[
 
 const REFUSED: &[Column] = &[
     Column::words("time", "time", Place::Drop(4)),
-    Column::words("session", "", Place::Pipe),
     Column::words("listener", "listener", Place::Drop(3)),
     Column::words("client", "client", Place::Keep),
     Column::words("end", "end", Place::Keep),
@@ -36,6 +35,7 @@ const REFUSED: &[Column] = &[
     Column::words("records", "records", Place::Drop(7)),
     Column::words("first_bytes", "first bytes", Place::Drop(1)),
     Column::words("why", "", Place::Pipe),
+    Column::words("session", "", Place::Pipe),
 ];
 
 const NAMES: &[Column] = &[
@@ -92,7 +92,6 @@ pub fn refused(list: &[RefusedReport]) -> Table {
         let why = Note::new("why", refused.detail.clone(), Tone::Plain);
         let cells = vec![
             Cell::new(&refused.time),
-            Cell::new(&refused.session),
             Cell::new(&refused.listener),
             Cell::new(refused.client),
             Cell::new(&refused.end),
@@ -102,6 +101,7 @@ pub fn refused(list: &[RefusedReport]) -> Table {
             joined(records),
             Cell::new(refused.first_bytes.chars().take(16).collect::<String>()),
             Cell::new(&refused.detail),
+            Cell::new(&refused.session),
         ];
         table.noted_row(cells, vec![why]);
     }
