@@ -204,7 +204,7 @@ fn added_backends_survive_a_reload_and_yield_to_the_file() {
 
     // The file has the address of one and the name of the other.
     let written = "\"{ip}:1001\", \"{ip}:1002\"]\n[[pool.a.backend]]\nname = \"three\"\naddress = \"{ip}:1004\"\n[pool.unused]\nbackends = [\"{ip}:1009\"";
-    let body = CONFIG.replacen("\"{ip}:1001\"", &written, 1).replacen("[pool.a.health]", "[pool.unused.health]", 1);
+    let body = CONFIG.replacen("\"{ip}:1001\"", written, 1).replacen("[pool.a.health]", "[pool.unused.health]", 1);
     daemon.write_config(&body, "workers = 1\n");
     daemon.reload();
     let rows = members(&daemon);
