@@ -272,7 +272,7 @@ fn one_without_another_beside_it_is_not_ejected_and_comes_back_when_the_other_go
     let operator = events(&daemon, "operator").remove(0);
     assert_eq!((&operator["from"], &operator["to"]), (&json!("unchecked"), &json!("draining")), "{operator}");
     assert_eq!(operator["by"], "operator");
-    assert!(operator["detail"].as_str().unwrap().starts_with("by uid "), "{operator}");
+    assert!(operator["detail"].as_str().unwrap().starts_with("drain, by uid "), "{operator}");
     wait_in_vain(10);
     assert_eq!(backend(&daemon, "a")["ejections"], 1, "the last one");
 

@@ -54,7 +54,13 @@ impl Feed {
         let mut looks_at = None;
         loop {
             let begun = Instant::now();
-            let answers = self.poll(looks_at.as_ref()).map_err(|trouble| trouble.to_string());
+            let is_reused = self.connection.is_some();
+            let answers = match self.poll(looks_at.as_ref()) {
+                // The daemon lets go of idle ones when it has too many.
+                Err(Trouble::Lost(_)) if is_reused => self.poll(looks_at.as_ref()),
+                answers => answers,
+            };
+            let answers = answers.map_err(|trouble| trouble.to_string());
             if news.send(News::Polled(Box::new(answers)).into()).is_err() {
                 return;
             }

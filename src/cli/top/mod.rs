@@ -11,15 +11,18 @@ mod view;
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
+use std::{panic, thread};
 
 use clap::Args;
 use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal, raise};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::execute;
 
 use self::feed::{Feed, News, Wish};
 use self::keys::Action;
@@ -64,8 +67,8 @@ impl From<News> for Happening {
 /// Runs `top`.
 pub fn top(globals: &Globals, args: &TopArgs) -> Exit {
     if globals.json || !io::stdout().is_terminal() {
-        let instead = "`sluice status` and `sluice backends` are for pipes and have --json";
-        message(&format!("top needs a terminal to draw on, stdout is none; {instead}"));
+        let why = if globals.json { "it has no --json" } else { "stdout is none" };
+        message(&format!("top draws on a terminal: {why}; try `sluice status` or `sluice backends`"));
         return Exit::Usage;
     }
     let connection = match Connection::open(&globals.socket, feed::LIMIT) {
@@ -80,16 +83,15 @@ pub fn top(globals: &Globals, args: &TopArgs) -> Exit {
     let feed = Feed { socket: globals.socket.clone(), interval: args.interval, connection: Some(connection) };
     // Blocked before there are other threads, so that only the one that waits for signals gets them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    let ended =
-        signals.thread_block().map_err(io::Error::from).and_then(|()| ratatui::try_init()).and_then(|terminal| {
-            spawn_signals(signals, news.clone());
-            spawn_terminal(news.clone());
-            thread::spawn(move || feed.run(&wished, &news));
-            let model = Model::new(args.interval, Timestamp::now());
-            let theme = Theme(colour(globals, true));
-            Loop { terminal, model, theme, wishes }.run(&happenings)
-        });
-    ratatui::restore();
+    let ended = signals.thread_block().map_err(io::Error::from).and_then(|()| take_terminal()).and_then(|terminal| {
+        spawn_signals(signals, news.clone());
+        spawn_terminal(news.clone());
+        thread::spawn(move || feed.run(&wished, &news));
+        let model = Model::new(args.interval, Timestamp::now());
+        let theme = Theme(colour(globals, true));
+        Loop { terminal, model, theme, wishes }.run(&happenings)
+    });
+    give_back();
     match ended {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -97,6 +99,30 @@ pub fn top(globals: &Globals, args: &TopArgs) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Takes the whole terminal. A panic gives it back, before it says what it is: ratatui sees to that, but for the cursor.
+fn take_terminal() -> io::Result<DefaultTerminal> {
+    static CURSOR: Once = Once::new();
+    CURSOR.call_once(|| {
+        let further = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            show_cursor();
+            further(panic);
+        }));
+    });
+    ratatui::try_init()
+}
+
+/// Gives the terminal back as it was.
+fn give_back() {
+    ratatui::restore();
+    show_cursor();
+}
+
+fn show_cursor() {
+    // A terminal that is gone has no cursor.
+    let _ = execute!(io::stdout(), Show);
 }
 
 /// Ends the loop at the first signal; a second one ends the process, should the terminal not take what is drawn.
@@ -178,9 +204,9 @@ impl Loop {
             Action::None => {}
             Action::Quit => return Ok(ControlFlow::Break(())),
             Action::Suspend => {
-                ratatui::try_restore()?;
+                give_back();
                 raise(Signal::SIGTSTP)?;
-                self.terminal = ratatui::try_init()?;
+                self.terminal = take_terminal()?;
             }
             Action::Poll => {
                 let looks_at = self.model.looks_at().cloned();

@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(figure(value), text, "{value}");
         }
         for (value, text) in
-            [(0.0, "0.00ms"), (0.314, "0.31ms"), (3.13, "3.1ms"), (999.0, "999ms"), (1234.0, "1.2s"), (3e5, "5m")]
+            [(0.0, "0.00ms"), (0.314, "0.31ms"), (3.21, "3.2ms"), (999.0, "999ms"), (1234.0, "1.2s"), (3e5, "5m")]
         {
             assert_eq!(millis(value), text, "{value}");
         }

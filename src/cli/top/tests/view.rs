@@ -2,7 +2,7 @@
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::buffer::Buffer;
+use ratatui::buffer::{Buffer, Cell};
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 use serde_json::json;
@@ -196,7 +196,7 @@ fn control_characters_never_reach_the_terminal() {
     looking.miss(hostile.to_owned(), at(2));
     for model in [model, looking] {
         let buffer = drawn(&model, 200, 50, Colour::Styled);
-        let text: String = buffer.content().iter().map(ratatui::buffer::Cell::symbol).collect();
+        let text: String = buffer.content().iter().map(Cell::symbol).collect();
         assert!(text.contains("end"), "what is left of it is shown");
         let bad = |letter: char| letter.is_control() || letter == '\u{202e}';
         assert!(!text.contains(bad), "{text:?}");

@@ -149,7 +149,7 @@ fn backends(model: &Model, theme: Theme, area: Rect, buffer: &mut Buffer) {
     let title = if model.filter.is_empty() {
         format!("backends {count}")
     } else {
-        format!("backends {count}/{} with {}", model.backends(), model.filter)
+        format!("backends {count}/{} /{}", model.backends(), model.filter)
     };
     let ordered_by = match model.order {
         Order::Name => "backend",
