@@ -141,6 +141,12 @@ fn confine(config: &Config, source: &ConfigSource) -> Option<String> {
     let log = if let LogTarget::File(path) = &config.log.target { folder(path) } else { None };
     let state = config.global.state_file.as_deref().and_then(folder);
     files.written.extend([folder(&config.global.status_socket), log, state].into_iter().flatten());
+    // A folder that is not there yet may still be made.
+    for path in &mut files.written {
+        while !path.exists() && path.parent().is_some_and(|above| above.parent().is_some()) {
+            path.pop();
+        }
+    }
     // A relative path without a folder is in the present one.
     for path in files.read.iter_mut().chain(&mut files.written).filter(|path| path.as_os_str().is_empty()) {
         *path = PathBuf::from(".");

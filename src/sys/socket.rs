@@ -182,8 +182,29 @@ pub struct Unanswered {
 }
 
 /// What the kernel asked a peer without an answer (`TCP_INFO`, `tcp(7)`); `None` if it does not say.
-#[allow(unsafe_code)]
 pub fn unanswered(socket: &impl AsRawFd) -> Option<Unanswered> {
+    let info = info(socket)?;
+    Some(Unanswered {
+        retransmits: info.tcpi_retransmits,
+        probes: info.tcpi_probes,
+        silent: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
+}
+
+/// Bytes in the send queue that the peer has not acknowledged and still may: none once the connection is gone, when the
+/// kernel has thrown them away but counts on.
+pub fn undelivered(socket: &impl AsRawFd) -> u32 {
+    /// `TCP_CLOSE` of the kernel's `tcp_states.h`.
+    const CLOSED: u8 = 7;
+    match unsent(socket) {
+        0 => 0,
+        _ if info(socket).is_some_and(|info| info.tcpi_state == CLOSED) => 0,
+        left => left,
+    }
+}
+
+#[allow(unsafe_code)]
+fn info(socket: &impl AsRawFd) -> Option<libc::tcp_info> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the pointer is to as many writable bytes as `length` says; the kernel writes no more.
@@ -195,12 +216,7 @@ pub fn unanswered(socket: &impl AsRawFd) -> Option<Unanswered> {
         return None;
     }
     // SAFETY: all bytes were zero before the call, and any bytes make a valid value of the plain integers inside.
-    let info = unsafe { info.assume_init() };
-    Some(Unanswered {
-        retransmits: info.tcpi_retransmits,
-        probes: info.tcpi_probes,
-        silent: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-    })
+    Some(unsafe { info.assume_init() })
 }
 
 /// Makes the coming close a reset.

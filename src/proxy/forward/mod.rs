@@ -351,7 +351,7 @@ impl Flow {
             };
             // A kernel that had to drop a segment does not believe a reset beyond it at once, and its question, which it
             // asks twice a second at most, finds nobody: the other side would wait for ever (RFC 5961 3.2).
-            let unsent = if delivered { socket::unsent(other) } else { 0 };
+            let unsent = if delivered { socket::undelivered(other) } else { 0 };
             if delivered && (unsent == 0 || *looks == 0) {
                 socket::reset_on_close(other);
                 return Some(*reason);
