@@ -7,13 +7,12 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Backend, Daemon, connect, eventually, own_loopback};
+use support::{Backend, Daemon, TempDir, connect, eventually, own_loopback};
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -51,14 +50,12 @@ fn start() -> (Daemon, [Backend; 2]) {
 
 /// A terminal with a shell in it; it ends with the test.
 struct Screen {
-    server: String,
+    dir: TempDir,
 }
 
 impl Screen {
     fn open() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let screen = Self { server: format!("sluice-top-{}-{count}", std::process::id()) };
+        let screen = Self { dir: TempDir::new() };
         let shell = "env -u NO_COLOR PS1='prompt> ' bash --norc";
         screen.tmux(&["-u", "-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell]);
         screen.wait("a prompt", |text| text.contains("prompt>"));
@@ -74,10 +71,14 @@ impl Screen {
         screen
     }
 
-    fn tmux(&self, arguments: &[&str]) -> String {
+    fn command(&self) -> Command {
         let mut command = Command::new("tmux");
-        let Output { status, stdout, stderr } =
-            command.arg("-L").arg(&self.server).args(arguments).output().expect("run tmux");
+        command.arg("-S").arg(self.dir.path().join("tmux"));
+        command
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.command().args(arguments).output().expect("run tmux");
         assert!(status.success(), "tmux {arguments:?}: {}", String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).unwrap()
     }
@@ -137,7 +138,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = Command::new("tmux").args(["-L", &self.server, "kill-server"]).output();
+        let _ = self.command().arg("kill-server").output();
     }
 }
 

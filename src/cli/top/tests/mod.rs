@@ -48,8 +48,8 @@ fn backend(path: &str, state: &str, active: u32, rate: f64, p99: Option<f64>) ->
 /// Answers with two listeners, two pools and five backends; `second` moves rates and processor time on.
 fn answers(second: u32) -> Answers {
     let rates = |rate: f64| json!({ "connections": rate, "bytes_up": rate * 1200.0, "bytes_down": rate * 34_000.0 });
-    let listener = |name: &str, bind: &str, protocol: &str, rate: f64| {
-        json!({ "listener": name, "bind": [bind], "protocol": protocol, "active": (rate * 4.0) as i64, "total": 96_000,
+    let listener = |name: &str, bind: &[&str], protocol: &str, rate: f64| {
+        json!({ "listener": name, "bind": bind, "protocol": protocol, "active": (rate * 4.0) as i64, "total": 96_000,
                 "rejected": if name == "https" { 31 } else { 0 }, "rates": rates(rate) })
     };
     let pool = |name: &str, balance: &str, backends: Value, rate: f64| {
@@ -64,7 +64,7 @@ fn answers(second: u32) -> Answers {
             { "connections": 700, "cpu_seconds": 100.0 + used * 0.23 },
             { "connections": 620, "cpu_seconds": 100.0 + used * 0.08 },
         ],
-        "listeners": [listener("https", "0.0.0.0:443", "tls", 320.0), listener("postgres", "10.0.0.1:5432", "postgres", 4.0)],
+        "listeners": [listener("https", &["0.0.0.0:443", "[::]:443"], "tls", 320.0), listener("postgres", &["10.0.0.1:5432"], "postgres", 4.0)],
         "pools": [
             pool("shop", "least-connections", json!({ "up": 2, "down": 1, "draining": 1 }), 320.0),
             pool("database", "consistent-hash", json!({ "up": 1 }), 4.0),

@@ -7,6 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier};
 use serde_json::json;
 
+use super::super::facts::HELP;
 use super::super::model::{Model, Notice};
 use super::super::view::{Theme, draw};
 use super::{answers, at, keys, look, sample};
@@ -69,7 +70,7 @@ fn eighty_columns_show_process_listeners_pools_and_backends() {
 #[test]
 fn wide_screens_show_more_and_small_ones_the_pane_that_has_the_keys() {
     let wide = lines(&sample(), 200, 50);
-    has(&wide, &["bind", "0.0.0.0:443", "weight", "tls: connect to 10.0.0.11:443: Connection refused"]);
+    has(&wide, &["bind", "0.0.0.0:443 +1", "weight", "tls: connect to 10.0.0.11:443: Connection refused"]);
     has(&lines(&sample(), 120, 40), &["down B/s", "6.1ms"]);
     let mut model = sample();
     let small = lines(&model, 40, 10);
@@ -98,6 +99,15 @@ fn a_backend_is_shown_with_why_and_since_when_and_its_sessions() {
             "5.1M",
         ],
     );
+}
+
+#[test]
+fn help_is_whole_on_a_screen_of_eighty_by_twenty_four() {
+    let mut model = sample();
+    keys(&mut model, "?");
+    let text = lines(&model, 80, 24);
+    let (first, last) = (HELP.first().expect("help"), HELP.last().expect("help"));
+    has(&text, &[first.1, last.1]);
 }
 
 #[test]

@@ -91,7 +91,9 @@ fn listeners(model: &Model, status: &StatusReport, theme: Theme, area: Rect, buf
 }
 
 fn listener(one: &ListenerReport, theme: Theme) -> Vec<Cell> {
-    let bind: Vec<String> = one.bind.iter().map(ToString::to_string).collect();
+    let more = one.bind.len().saturating_sub(1);
+    let more = if more > 0 { format!(" +{more}") } else { String::new() };
+    let bind = one.bind.first().map(|address| format!("{address}{more}")).unwrap_or_default();
     vec![
         one.listener.clone().into(),
         one.protocol.clone().into(),
@@ -101,7 +103,7 @@ fn listener(one: &ListenerReport, theme: Theme) -> Vec<Cell> {
         figure(one.rates.bytes_down).into(),
         marked(one.rejected, theme),
         figure(one.total as f64).into(),
-        bind.join(" ").into(),
+        bind.into(),
     ]
 }
 
