@@ -106,7 +106,7 @@ fn http_dialect_answers_get_only_and_within_limits() {
     assert_eq!(raw(b"GET / nonsense\r\n\r\n"), "HTTP/1.1 400 Bad Request");
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9000));
     assert_eq!(raw(long.as_bytes()), "HTTP/1.1 431 Request Header Fields Too Large");
-    assert!(raw(b"show info\n").contains("not built yet"));
+    assert!(raw(b"show info\n").starts_with("Name: "), "anything else is HAProxy's");
 }
 
 #[test]
