@@ -13,17 +13,12 @@ const MOST_FREE: usize = 64;
 /// A smaller pipe than this is worse than copying (the kernel gives two pages once the user's budget is spent).
 const LEAST_USEFUL: usize = 64 * 1024;
 
-/// Pipes of a worker that are as large as configured; further ones are smaller. Without CAP_SYS_RESOURCE the kernel counts what
-/// pipes could hold against `fs.pipe-user-pages-soft`, 64 MiB as it comes: large ones for all would leave most with none.
-const MOST_LARGE: i64 = 16;
-/// Capacity of the others. A MiB gains a tenth over it, no pipe at all costs three times as much.
-const SPARING: usize = 256 * 1024;
-
 /// The pipes of one worker.
 #[derive(Debug)]
 pub struct Pipes {
     free: RefCell<Vec<Pipe>>,
-    /// Capacity asked for. Only directions with bytes on the way hold a pipe.
+    /// Capacity asked for. An empty pipe holds no pages, and only directions with bytes on the way hold a pipe, so the
+    /// user's budget of pages goes far.
     capacity: Cell<usize>,
     shared: Arc<Shared>,
     worker: usize,
@@ -46,9 +41,7 @@ impl Pipes {
     pub fn take(&self) -> Option<Pipe> {
         let counters = &self.shared.workers[self.worker];
         let pipe = self.free.borrow_mut().pop();
-        let many = counters.pipes_in_use.load(Ordering::Relaxed) >= MOST_LARGE;
-        let wanted = if many { self.capacity.get().min(SPARING) } else { self.capacity.get() };
-        let pipe = pipe.or_else(|| Pipe::open(wanted).ok().filter(|pipe| pipe.capacity() >= LEAST_USEFUL));
+        let pipe = pipe.or_else(|| Pipe::open(self.capacity.get()).ok().filter(|pipe| pipe.capacity() >= LEAST_USEFUL));
         if pipe.is_some() {
             counters.pipes_in_use.fetch_add(1, Ordering::Relaxed);
         } else {
