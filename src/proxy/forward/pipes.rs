@@ -17,8 +17,8 @@ const LEAST_USEFUL: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Pipes {
     free: RefCell<Vec<Pipe>>,
-    /// Capacity asked for. An empty pipe holds no pages, and only directions with bytes on the way hold a pipe, so the
-    /// user's budget of pages goes far.
+    /// Capacity asked for. Without CAP_SYS_RESOURCE the kernel counts all that pipes could hold, also empty ones, against
+    /// `fs.pipe-user-pages-soft`; but only directions with bytes on the way hold a pipe.
     capacity: Cell<usize>,
     shared: Arc<Shared>,
     worker: usize,
