@@ -254,7 +254,9 @@ fn the_mode_of_the_socket_says_who_may_change_and_the_log_who_did() {
     assert!(served.status.success(), "{served:?}");
     let row = scene.row("one");
     assert_eq!((&row["state"], &row["override"]["by_uid"]), (&json!("draining"), &json!(65_534)));
-    let line = daemon.log().lines().find(|line| line.contains("operator changed backend")).unwrap().to_owned();
+    let line = eventually("the change is in the log", || {
+        daemon.log().lines().find(|line| line.contains("operator changed backend")).map(str::to_owned)
+    });
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["uid"], 65_534, "{line}");
     assert!(line["pid"].as_i64().is_some_and(|pid| pid > 1), "{line}");
@@ -276,9 +278,11 @@ fn the_mode_of_the_socket_says_who_may_change_and_the_log_who_did() {
     ] {
         let before = daemon.log().len();
         scene.say(method, &params);
-        let log = daemon.log();
-        let line = log[before..].lines().find(|line| line.contains(said)).unwrap_or_else(|| panic!("{method}: {log}"));
-        let line: Value = serde_json::from_str(line).unwrap();
+        // The log is written a little later than the answer.
+        let line = eventually(&format!("{method} is in the log"), || {
+            daemon.log()[before..].lines().find(|line| line.contains(said)).map(str::to_owned)
+        });
+        let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&line["uid"], &line["pid"]), (&json!(uid), &json!(std::process::id())), "{method}: {line}");
     }
 }
