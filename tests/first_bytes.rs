@@ -67,7 +67,7 @@ pool = "http"
 [[listener]]
 name = "all"
 bind = ["{ip}:443"]
-hello-timeout = "10s"
+hello-timeout = "60s"
 [[listener.route]]
 sni = ["a.test"]
 pool = "a"
