@@ -54,6 +54,21 @@ pub struct Removed {
     pub kept: Option<bool>,
 }
 
+/// Answer to `upgrade`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Upgraded {
+    /// The process that goes on.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Sessions that were handed over.
+    pub sessions: u64,
+    /// How long no byte moved, in milliseconds.
+    pub pause_ms: f64,
+    /// How long all of it took, in milliseconds.
+    pub took_ms: f64,
+}
+
 /// Answer to `stop`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Stopping {

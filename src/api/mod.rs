@@ -15,7 +15,7 @@ pub use backends::{
     AddedReport, AgentReport, BackendReport, CheckState, DrainReport, EjectionState, History, HistoryReport,
     OverrideReport, Quantiles, Rates, WordReport,
 };
-pub use changes::{Added, Changed, Killed, Removed, Stopping};
+pub use changes::{Added, Changed, Killed, Removed, Stopping, Upgraded};
 pub use events::{Cause, Event, Evidence};
 pub use probe::{AgentSaid, CertificateReport, ProbePhase, ProbeReport};
 pub use requests::{

@@ -1,4 +1,4 @@
-//! `sluice reload` and `sluice stop`.
+//! `sluice reload`, `sluice upgrade` and `sluice stop`.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::Globals;
 use super::client::{ask, show};
 use super::figures::{millis, span};
 use super::output::{Exit, data, message, note};
-use crate::api::{ReloadReport, StatusReport, StopParams, Stopping};
+use crate::api::{ReloadReport, StatusReport, StopParams, Stopping, Upgraded};
 
 /// Runs `reload`. The daemon reloads before it answers, so that waiting is reading the answer.
 pub fn reload(globals: &Globals, wait: bool) -> Exit {
@@ -31,6 +31,17 @@ pub fn reload(globals: &Globals, wait: bool) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Runs `upgrade`. The daemon answers once another process goes on.
+pub fn upgrade(globals: &Globals) -> Exit {
+    show(globals, "upgrade", &json!({}), |done: Upgraded| {
+        let Upgraded { pid, version, sessions, pause_ms, took_ms } = done;
+        data(&format!(
+            "upgraded: process {pid}, version {version}, goes on with {sessions} sessions; \
+             no byte moved for {pause_ms:.1} ms, all of it took {took_ms:.0} ms\n"
+        ));
+    })
 }
 
 /// Runs `stop`.

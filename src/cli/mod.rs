@@ -174,6 +174,9 @@ enum CliCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Replace the running binary by the one now on disk; sessions go on.
+    #[command(after_help = "Example:\n  sluice check && sluice upgrade")]
+    Upgrade,
     /// Stop the daemon; sessions run for shutdown-grace.
     #[command(after_help = "Examples:\n  sluice stop\n  sluice stop --grace 5m")]
     Stop {
@@ -277,6 +280,7 @@ pub fn main() -> ExitCode {
         CliCommand::Kill(args) => change::kill(globals, args),
         CliCommand::Probe { backend } => show::probe(globals, backend),
         CliCommand::Reload { wait } => lifecycle::reload(globals, wait),
+        CliCommand::Upgrade => lifecycle::upgrade(globals),
         CliCommand::Stop { grace } => lifecycle::stop(globals, grace),
         // Its exit codes are those of its kind.
         CliCommand::Health { pool } => return health::health(globals, pool),

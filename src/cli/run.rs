@@ -9,7 +9,7 @@ use super::check::load;
 use super::output::{Exit, message};
 use super::{Address, ConfigArgs, DEFAULT_SOCKET, Globals};
 use crate::config;
-use crate::control::ConfigSource;
+use crate::control::{ConfigSource, Heir};
 use crate::daemon;
 
 /// Arguments of `run`.
@@ -20,6 +20,9 @@ pub struct RunArgs {
     /// Without a file: listen here for TLS clients.
     #[arg(long, value_name = "ADDRESS", requires = "to", conflicts_with = "config")]
     listen: Vec<Address>,
+    /// Take the place of the running process at the other end of standard input (`sluice upgrade` starts it so).
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// Without a file: a backend by address or name, least connections.
     #[arg(long, value_name = "ADDRESS", requires = "listen", conflicts_with = "config")]
     to: Vec<config::Address>,
@@ -27,6 +30,14 @@ pub struct RunArgs {
 
 /// Runs `run`.
 pub fn run(globals: &Globals, args: RunArgs) -> Exit {
+    let heir = match args.take_over.then(Heir::meet).transpose() {
+        Ok(heir) => heir,
+        Err(why) => {
+            message(&format!("cannot take over: {why}"));
+            return Exit::Failed;
+        }
+    };
+    let refuse = |why: &str| heir.iter().for_each(|heir| heir.refuse(why));
     let source = if args.listen.is_empty() {
         ConfigSource::Paths(args.config.paths())
     } else {
@@ -35,13 +46,17 @@ pub fn run(globals: &Globals, args: RunArgs) -> Exit {
     let sources = match source.read() {
         Ok(sources) => sources,
         Err(error) => {
+            refuse(&error.to_string());
             message(&error.to_string());
             return Exit::InvalidConfig;
         }
     };
     let config = match load(globals, &sources) {
         Ok(config) => config,
-        Err(exit) => return exit,
+        Err(exit) => {
+            refuse("the configuration has errors");
+            return exit;
+        }
     };
     let level = match (globals.quiet, globals.verbose) {
         (true, _) => tracing::Level::ERROR,
@@ -49,7 +64,7 @@ pub fn run(globals: &Globals, args: RunArgs) -> Exit {
         (false, 1) => tracing::Level::DEBUG,
         (false, _) => tracing::Level::TRACE,
     };
-    match daemon::run(config, source, level) {
+    match daemon::run(config, source, level, heir.as_ref()) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             message(&error.to_string());

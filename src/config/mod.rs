@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
 
@@ -83,7 +85,7 @@ pub struct Global {
 }
 
 /// `[global.relay]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayNumbers {
     /// Full reads in a row before a direction is spliced.
     pub full_reads: u8,
@@ -98,7 +100,8 @@ pub struct RelayNumbers {
 }
 
 /// Which way bytes take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RelayPath {
     /// Copied, and spliced while a direction is bulk.
     Auto,
@@ -210,7 +213,8 @@ impl Protocol {
 }
 
 /// A time that may be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Limit {
     /// Switched off.
     Off,

@@ -28,7 +28,8 @@ pub struct Keeper {
     /// Its pool, as the generation in force has it.
     pool: RefCell<Arc<Pool>>,
     checker: RefCell<Checker>,
-    ejector: RefCell<Ejector>,
+    /// What live traffic shows.
+    pub ejector: RefCell<Ejector>,
     /// Checks that spoke for it in a row while it was ejected.
     well_while_ejected: Cell<u32>,
     /// Who checks it.
@@ -61,6 +62,14 @@ impl Keeper {
             prober: RefCell::default(),
             look: Notify::new(),
         })
+    }
+
+    /// Goes on with what another process knew; the backend has its vitals already.
+    pub fn resume(&self, ejector: Ejector) {
+        let (health, streak) = self.backend.look(|vitals| (vitals.health, vitals.streak));
+        self.checker.replace(Checker::resumed(health, streak));
+        self.ejector.replace(ejector);
+        self.look.notify_one();
     }
 
     /// Goes on under a new generation. A check that changed starts over from what is known.
@@ -158,7 +167,7 @@ impl Keeper {
             if verdict.finding != Finding::Nothing {
                 report.ok = Some(verdict.finding == Finding::Well);
             }
-            report.reason = verdict.reason;
+            report.reason = verdict.reason.into();
             report.detail.clone_from(&verdict.detail);
             report.took = verdict.took;
             report.at = Some(jiff::Timestamp::now());
@@ -171,7 +180,7 @@ impl Keeper {
         let found_ill = (first && health == Health::Down).then_some((Standing::Down, Standing::Down));
         if let Some(states) = changed.or(found_ill.filter(|_| self.backend.standing() == Standing::Down)) {
             let evidence = verdict.phases.iter().map(|phase| Evidence {
-                phase: phase.name.into(),
+                phase: phase.name.clone(),
                 took_ms: phase.took.as_micros() as f64 / 1000.0,
                 seen: phase.evidence.clone(),
             });
@@ -262,7 +271,7 @@ impl Keeper {
         let detail = format!("live traffic: {seen}; {} failures in a row", thresholds.fall);
         let changed = self.backend.change(|vitals| {
             (vitals.health, vitals.streak) = (health, streak);
-            vitals.check.reason = "live";
+            vitals.check.reason = "live".into();
             vitals.check.detail.clone_from(&detail);
         });
         self.announce_live(changed, "live", &detail);

@@ -1,6 +1,6 @@
 //! Start, signals and stop: what the control plane does from its first moment to its last.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::{self, Names};
 use super::probes::{self, Probes};
-use super::socket::{serve, serve_metrics};
+use super::public::Public;
+use super::upgrade::{self, Estate, Heir};
 use super::{
     ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
 };
 use crate::api::{SessionsParams, SortBy};
 use crate::decide::close::CloseReason;
-use crate::state::{LogMessage, Matching, Phase, Shared, Snapshot, Supplement};
+use crate::state::{LogMessage, Matching, Phase, Resolution, Shared, Snapshot, Supplement};
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +33,36 @@ pub enum Stop {
     Unlimited,
     /// Now (INT, or a second TERM).
     Now,
+    /// Another process has taken over.
+    HandedOver,
 }
 
-/// Runs the control plane until the process stops. `snapshot` must be prepared already.
-pub async fn run(
-    shared: Arc<Shared>,
-    source: ConfigSource,
-    snapshot: Arc<Snapshot>,
-    plane: Box<dyn DataPlane>,
-    socket: StatusSocket,
-    metrics: Option<TcpListener>,
-) {
+/// What the control plane begins with.
+pub struct Start {
+    /// State of the process.
+    pub shared: Arc<Shared>,
+    /// Where the configuration comes from.
+    pub source: ConfigSource,
+    /// The first snapshot, prepared already.
+    pub snapshot: Arc<Snapshot>,
+    /// The workers.
+    pub plane: Box<dyn DataPlane>,
+    /// The status socket.
+    pub status: StatusSocket,
+    /// The socket of the metrics.
+    pub metrics: Option<TcpListener>,
+    /// Whether most of the file system is closed for the process.
+    pub confined: bool,
+    /// Whose place it takes, and what that process knows.
+    pub heir: Option<(Heir, Box<Estate>)>,
+}
+
+/// Runs the control plane until the process stops.
+///
+/// # Errors
+/// When it was to take the place of another process and that came to nothing.
+pub async fn run(start: Start) -> Result<(), String> {
+    let Start { shared, source, snapshot, plane, status, metrics, confined, heir } = start;
     let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
     shared.set_snapshot(Arc::clone(&snapshot));
     let renewal = Rc::new(Notify::new());
@@ -60,20 +80,37 @@ pub async fn run(
         saving: tokio::sync::Mutex::new(()),
         kills: RefCell::default(),
         stops: stops.clone(),
+        public: RefCell::default(),
+        confined,
+        program: upgrade::Program::of_this_process().map_err(|error| format!("cannot find this program: {error}")),
+        given: RefCell::default(),
+        succeeded: Cell::new(false),
     });
+    if let Some((heir, estate)) = heir {
+        // Its file belongs to the other process until this one has taken over.
+        let ours = status.is_ours();
+        status.leave_file();
+        if let Err(why) = inherit(&control, &snapshot, &heir, estate).await {
+            heir.refuse(&why);
+            return Err(why);
+        }
+        if ours {
+            status.keep_file();
+        }
+    }
     listen_to_signals(&control, &stops);
-    let socket = Rc::new(socket);
-    spawn_local(serve(Handle::clone(&control), Rc::clone(&socket)));
-    if let Some(listener) = metrics {
-        spawn_local(serve_metrics(Handle::clone(&control), listener));
+    if let Err(error) = Public::open(&control, status, metrics) {
+        tracing::error!(%error, "cannot serve the status socket");
     }
 
     // A reload that is asked for meanwhile waits until there is something to reload.
     let starting = control.reloading.lock().await;
     let mut stop = None;
-    tokio::select! {
-        () = begin(&control, &snapshot) => shared.set_phase(Phase::Running),
-        word = asked_to_stop.recv() => stop = Some(word.unwrap_or(Stop::Now)),
+    if shared.phase() == Phase::Starting {
+        tokio::select! {
+            () = begin(&control, &snapshot) => shared.set_phase(Phase::Running),
+            word = asked_to_stop.recv() => stop = Some(word.unwrap_or(Stop::Now)),
+        }
     }
     drop(starting);
     if stop.is_none() {
@@ -84,23 +121,54 @@ pub async fn run(
         feed_watchdog(&shared);
         stop = asked_to_stop.recv().await;
     }
-    leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await;
-    drop(socket);
+    match stop {
+        Some(Stop::HandedOver) => upgrade::bid_farewell(&control).await,
+        stop => leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await,
+    }
+    control.public.take();
     let (done, flushed) = sync_channel(1);
     tracing::info!("stopped");
     // A log target that hangs must not keep the process.
     if shared.log.try_send(LogMessage::Flush(done)) {
         let _ = flushed.recv_timeout(Duration::from_secs(1));
     }
+    Ok(())
+}
+
+/// Takes the place of another process, once everything is ready for it.
+async fn inherit(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, estate: Box<Estate>) -> Result<(), String> {
+    estate.take_up_words(control, snapshot)?;
+    let resolution = names::add(control, &snapshot.config).await;
+    let snapshot = settle(control, snapshot, &resolution);
+    estate.take_up(control, &snapshot);
+    probes::apply_to_known(control, &snapshot).await;
+    let sessions = upgrade::take_over(control, &snapshot, heir)?;
+    control.shared.set_phase(Phase::Running);
+    tracing::info!(sessions, from = heir.from, "took over");
+    // What was said while this process prepared itself.
+    control.renewal.notify_one();
+    overrides::keep(control).await;
+    Ok(())
 }
 
 /// Listeners are bound; clients wait in the backlog until names are resolved and the first checks have answered.
 async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
     let resolution = names::add(control, &snapshot.config).await;
     overrides::restore(control, snapshot);
+    let snapshot = settle(control, snapshot, &resolution);
+    for backend in control.operators.borrow().absent.keys() {
+        tracing::warn!(backend, "the state file has an override of a backend that is not there");
+    }
+    probes::apply_and_wait(control, &snapshot).await;
+    // Nobody can ask for anything that would have to be in force.
+    drop(control.plane.borrow_mut().install(&snapshot));
+}
+
+/// The snapshot with what names lead to and operators added; it is in force from here on.
+fn settle(control: &Handle, snapshot: &Arc<Snapshot>, names: &Resolution) -> Arc<Snapshot> {
     let renew = || {
         let operators = control.operators.borrow();
-        let supplement = Supplement { names: &resolution, operators: &operators };
+        let supplement = Supplement { names, operators: &operators };
         snapshot.renewed(&supplement, control.shared.workers.len())
     };
     let renewed = renew().or_else(|error| {
@@ -115,16 +183,11 @@ async fn begin(control: &Handle, snapshot: &Arc<Snapshot>) {
             None
         }
     };
-    let snapshot = renewed.as_ref().unwrap_or(snapshot);
-    control.shared.set_snapshot(Arc::clone(snapshot));
-    members::settle(control, &[], snapshot);
-    members::yield_to_file(control, snapshot);
-    for backend in control.operators.borrow().absent.keys() {
-        tracing::warn!(backend, "the state file has an override of a backend that is not there");
-    }
-    probes::apply_and_wait(control, snapshot).await;
-    // Nobody can ask for anything that would have to be in force.
-    drop(control.plane.borrow_mut().install(snapshot));
+    let snapshot = renewed.unwrap_or_else(|| Arc::clone(snapshot));
+    control.shared.set_snapshot(Arc::clone(&snapshot));
+    members::settle(control, &[], &snapshot);
+    members::yield_to_file(control, &snapshot);
+    snapshot
 }
 
 fn announce(snapshot: &Snapshot, workers: usize) {
@@ -158,8 +221,10 @@ fn listen_to_signals(control: &Handle, stops: &mpsc::UnboundedSender<Stop>) {
         shared.log.reopen();
         tracing::info!("log reopened");
     });
-    on_signal(SignalKind::user_defined2(), (), |()| {
-        tracing::error!("upgrade (SIGUSR2) is not built yet; the process carries on");
+    on_signal(SignalKind::user_defined2(), Handle::clone(control), |control| {
+        let control = Handle::clone(control);
+        // How it went is in the log.
+        spawn_local(async move { drop(upgrade::upgrade(&control).await) });
     });
 }
 
@@ -203,7 +268,7 @@ async fn leave(control: &Handle, mut stop: Stop, more: &mut mpsc::UnboundedRecei
     let _thinning = AbortOnDrop(thinning.abort_handle());
     loop {
         let deadline = match (stop, global.shutdown_grace) {
-            (Stop::Now, _) => Some(begun),
+            (Stop::Now | Stop::HandedOver, _) => Some(begun),
             (Stop::Grace(Some(grace)), _) => Some(begun + grace),
             (Stop::Grace(None), grace) => grace.map(|grace| begun + grace),
             (Stop::Unlimited, _) => None,
@@ -238,7 +303,7 @@ async fn thin_out(control: Handle, stop: Stop, usual: Option<Duration>) {
     let grace = match stop {
         Stop::Grace(Some(grace)) => Some(grace),
         Stop::Grace(None) => usual,
-        Stop::Unlimited | Stop::Now => None,
+        Stop::Unlimited | Stop::Now | Stop::HandedOver => None,
     };
     let Some(half) = grace.map(|grace| grace / 2).filter(|half| !half.is_zero()) else { return };
     sleep(half).await;
@@ -261,13 +326,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn ended(control: &Control) {
+/// Waits until every worker has ended.
+pub async fn ended(control: &Control) {
     while !control.plane.borrow().has_ended() {
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-fn tell_systemd(state: &[NotifyState<'_>]) {
+/// Tells the service manager, if there is one.
+pub fn tell_systemd(state: &[NotifyState<'_>]) {
     // Without NOTIFY_SOCKET this does nothing; with a broken one there is nobody to tell.
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "cannot notify the service manager");

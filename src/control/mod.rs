@@ -17,6 +17,7 @@ mod overrides;
 mod probe_now;
 mod prober;
 mod probes;
+mod public;
 mod reload;
 mod renewal;
 mod report;
@@ -24,23 +25,30 @@ mod sampler;
 mod socket;
 mod standing;
 mod state_file;
+mod upgrade;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
-use crate::state::{Matching, Operators, Shared, Snapshot};
+use crate::state::{Heirs, Matching, Operators, Shared, Snapshot, Tallies};
+use crate::sys::channel::{Channel, Parcel};
 
-pub use lifecycle::run;
+pub use lifecycle::{Start, run};
 pub use log_writer::{start_log, start_tracing};
-pub use socket::{SocketError, StatusSocket};
+pub use socket::{MadeBy, SocketError, StatusSocket};
+pub use upgrade::{Estate, Heir, Inherited, Socket};
 
 /// Where the configuration comes from, at start and at every reload.
 #[derive(Clone, Debug)]
@@ -81,6 +89,22 @@ pub trait DataPlane {
     fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>>;
     /// Whether every worker has ended.
     fn has_ended(&self) -> bool;
+    /// The listening sockets, duplicated, with their addresses as configured, and whether the service manager opened them.
+    fn sockets(&self, limit: Duration) -> io::Result<Vec<(SocketAddr, bool, OwnedFd)>>;
+    /// Brings all sessions to a stand and sends them, as messages of `kind`; each worker says how many it sent.
+    fn hand_over(&self, channel: &Arc<Channel>, kind: u32) -> Vec<Receiver<io::Result<u64>>>;
+    /// Lets go of what was handed over; workers end once sessions that were still set up have followed.
+    fn let_go(&self, channel: &Arc<Channel>, kind: u32);
+    /// Brings sessions to a stand, or to be, from now on.
+    fn hold(&self);
+    /// Lets everything go on that is at a stand.
+    fn go_on(&self);
+    /// Takes sessions of another process, which stay at a stand; the worker of this turn says how many they were.
+    fn take_up(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) -> Receiver<io::Result<u64>>;
+    /// Takes sessions that go on at once.
+    fn take_up_late(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>);
+    /// Adds counts of another process.
+    fn count(&self, tallies: &Arc<Tallies>, snapshot: &Arc<Snapshot>) -> Vec<Receiver<()>>;
 }
 
 /// An address that could not be bound.
@@ -127,6 +151,16 @@ pub struct Control {
     /// Sessions that are being ended at a rate.
     kills: RefCell<kill::Kills>,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
+    /// The sockets that it serves.
+    public: RefCell<public::Public>,
+    /// Whether most of the file system is closed for the process.
+    confined: bool,
+    /// How the process was started; or why that is not known.
+    program: Result<upgrade::Program, String>,
+    /// What is left to do once another process has taken over.
+    given: RefCell<Option<upgrade::Given>>,
+    /// Whether another process has taken over: what is kept on disk is its affair now.
+    succeeded: Cell<bool>,
 }
 
 impl Control {

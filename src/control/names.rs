@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -13,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Handle;
 use super::lookup::Lookups;
 use crate::config::Config;
-use crate::decide::names::{Branch, HostReply, Known, LookupResult, Outcome, Reply, Target, branches};
+use crate::decide::names::{Branch, Found, HostReply, Known, LookupResult, Outcome, Reply, Target, Tier, branches};
 use crate::state::{Resolution, Shared, targets};
 
 /// Longest wait for the first answers before a configuration comes into force without them.
@@ -25,6 +27,8 @@ pub struct Names {
     lookups: watch::Sender<Rc<Lookups>>,
     news: Rc<News>,
     begun: Instant,
+    /// What another process knew of names, by their texts.
+    inherited: HashMap<String, Known>,
 }
 
 struct Watched {
@@ -56,6 +60,7 @@ impl Names {
             lookups,
             news: Rc::new(News { changed, asked: Notify::new() }),
             begun: Instant::now(),
+            inherited: HashMap::new(),
         }
     }
 
@@ -63,6 +68,21 @@ impl Names {
     pub fn resolution(&self) -> Resolution {
         let set = |watched: &Watched| Arc::clone(watched.name.known.borrow().set());
         Resolution::Sets(self.watched.iter().map(|(target, watched)| (target.clone(), set(watched))).collect())
+    }
+
+    /// What is known of all names, for another process.
+    pub fn copy(&self) -> Vec<NameCopy> {
+        self.watched.values().map(|watched| NameCopy::of(&watched.name.target, &watched.name.known.borrow())).collect()
+    }
+
+    /// Begins with what another process knew of the names that will be added.
+    pub fn begin_with(&mut self, known: &[NameCopy]) {
+        self.inherited = known.iter().map(|copy| (copy.target.clone(), copy.revive())).collect();
+    }
+
+    /// Asks for nothing any more.
+    pub fn stop(&mut self) {
+        self.watched.drain().for_each(|(_, watched)| watched.task.abort());
     }
 
     fn add(&mut self, shared: &Arc<Shared>, config: &Config) {
@@ -79,7 +99,10 @@ impl Names {
                 continue;
             }
             shared.names.change(target, |_| {});
-            let name = Rc::new(Name { target: target.clone(), known: RefCell::default(), was_asked: Cell::new(false) });
+            let inherited = self.inherited.remove(&target.to_string());
+            let was_asked = Cell::new(inherited.is_some());
+            let known = RefCell::new(inherited.unwrap_or_default());
+            let name = Rc::new(Name { target: target.clone(), known, was_asked });
             let watching = Watching {
                 name: Rc::clone(&name),
                 shared: Arc::clone(shared),
@@ -127,6 +150,43 @@ pub fn keep_only(control: &Handle, config: &Config) {
     let mut names = control.names.borrow_mut();
     names.add(&control.shared, config);
     names.keep_only(&control.shared, &targets(config));
+}
+
+/// What is known of one name, for another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NameCopy {
+    target: String,
+    set: Vec<FoundCopy>,
+    /// Host, whether of version 4, and addresses.
+    heard: Vec<(Arc<str>, bool, Vec<IpAddr>)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FoundCopy {
+    backup: bool,
+    address: SocketAddr,
+    weight: Option<u32>,
+}
+
+impl NameCopy {
+    fn of(target: &Target, known: &Known) -> Self {
+        let found = |found: &Found| FoundCopy {
+            backup: found.tier == Tier::Backup,
+            address: found.address,
+            weight: found.weight,
+        };
+        let heard = known.heard().map(|(host, is_v4, addresses)| (Arc::clone(host), is_v4, addresses.to_vec()));
+        Self { target: target.to_string(), set: known.set().iter().map(found).collect(), heard: heard.collect() }
+    }
+
+    fn revive(&self) -> Known {
+        let found = |copy: &FoundCopy| Found {
+            tier: if copy.backup { Tier::Backup } else { Tier::Primary },
+            address: copy.address,
+            weight: copy.weight,
+        };
+        Known::remembered(self.set.iter().map(found).collect(), self.heard.iter().cloned())
+    }
 }
 
 /// The task of one name.

@@ -17,7 +17,7 @@ use super::{Handle, renewal, report, state_file};
 use crate::api::{Cause, Changed, DrainParams};
 use crate::config::MOST_WEIGHT;
 use crate::decide::close::CloseReason;
-use crate::state::{Admin, Backend, DrainPlan, Overrides, Pool, Snapshot, Standing, Vitals, Word};
+use crate::state::{Admin, Backend, DrainPlan, Operators, Overrides, Pool, Snapshot, Standing, Vitals, Word};
 
 /// Who is at the other end of the status socket (`SO_PEERCRED`, `unix(7)`).
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +175,9 @@ fn change(
 
 /// Writes the state file, if there is one. `Some(false)`: it could not be written, and the log says why.
 pub async fn keep(control: &Handle) -> Option<bool> {
+    if control.succeeded.get() {
+        return None;
+    }
     let path = control.config().global.state_file.clone()?;
     let writing = {
         let (control, path) = (Handle::clone(control), path.clone());
@@ -203,7 +206,7 @@ pub async fn keep(control: &Handle) -> Option<bool> {
 /// on.
 pub fn restore(control: &Handle, snapshot: &Snapshot) {
     let Some(path) = &snapshot.config.global.state_file else { return };
-    let mut operators = match state_file::load(path, Timestamp::now()) {
+    let operators = match state_file::load(path, Timestamp::now()) {
         Ok(operators) => operators,
         // Starting without them beats not starting.
         Err(error) => {
@@ -214,13 +217,18 @@ pub fn restore(control: &Handle, snapshot: &Snapshot) {
         }
     };
     let (overrides, added) = (operators.absent.len(), operators.added.values().map(BTreeMap::len).sum::<usize>());
+    if overrides + added > 0 {
+        tracing::info!(overrides, added, "restored from the state file");
+    }
+    take_up(control, snapshot, operators);
+}
+
+/// Takes up what operators said; of backends that are there it is theirs from now on.
+pub fn take_up(control: &Handle, snapshot: &Snapshot, mut operators: Operators) {
     for (_, backend) in snapshot.backends() {
         if let Some(absent) = operators.absent.remove(&backend.path()) {
             backend.change(|vitals| vitals.overrides = absent.words);
         }
-    }
-    if overrides + added > 0 {
-        tracing::info!(overrides, added, "restored from the state file");
     }
     *control.operators.borrow_mut() = operators;
 }

@@ -30,7 +30,7 @@ pub async fn probe(control: &Control, path: &str) -> Result<ProbeReport, NoProbe
     target.limit = target.limit.min(LONGEST);
     let verdict = Check::new(&config.kind).run(&target).await;
     let phase = |phase: &CheckPhase| ProbePhase {
-        phase: phase.name.to_owned(),
+        phase: phase.name.to_string(),
         took_ms: millis(phase.took),
         evidence: phase.evidence.clone(),
     };

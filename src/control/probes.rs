@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::keeper::Keeper;
 use super::prober::{Prober, Subject};
 use super::{Handle, standing};
+use crate::decide::health::Health;
 use crate::state::{Pool, Snapshot};
 
 /// Checks of one pool at once. Chosen: keeps 1 000 dead backends from holding 1 000 descriptors for their time-outs,
@@ -55,6 +56,11 @@ impl Probes {
         }
     }
 
+    /// All keepers.
+    pub fn keepers(&self) -> impl Iterator<Item = &Rc<Keeper>> {
+        self.keepers.values().map(|(keeper, _)| keeper)
+    }
+
     fn permits_of(&mut self, pool: &Pool) -> Rc<Semaphore> {
         let permits = self.permits.entry(Arc::clone(&pool.config.name));
         Rc::clone(permits.or_insert_with(|| Rc::new(Semaphore::new(AT_ONCE))))
@@ -67,6 +73,16 @@ pub async fn apply_and_wait(control: &Handle, snapshot: &Snapshot) {
     let mut answers = apply(control, snapshot);
     standing::sum_up_all(control, snapshot);
     let _ = timeout(FIRST_ANSWERS, answers.wait_for(|waiting| *waiting == 0)).await;
+}
+
+/// The same without waiting, unless there are backends of which nothing is known.
+pub async fn apply_to_known(control: &Handle, snapshot: &Snapshot) {
+    if snapshot.backends().any(|(_, backend)| backend.health() == Health::Unknown) {
+        apply_and_wait(control, snapshot).await;
+    } else {
+        drop(apply(control, snapshot));
+        standing::sum_up_all(control, snapshot);
+    }
 }
 
 /// Returns how many first answers are still to come.

@@ -192,7 +192,8 @@ fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {
     all.filter(|backend| !kept.contains(&Arc::as_ptr(backend))).cloned().collect()
 }
 
-fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
+/// Ends the sessions of backends that are not in force any more, as `removed-sessions` says.
+pub fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
     let end = |control: &Handle, removed: &[Arc<Backend>]| {
         for backend in removed {
             // Sessions that are still in their set-up know it, and must not go there any more.

@@ -88,7 +88,11 @@ fn invalid(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-fn parse(text: &[u8], now: Timestamp) -> io::Result<Operators> {
+/// Reads the file's text.
+///
+/// # Errors
+/// As for [`load`].
+pub fn parse(text: &[u8], now: Timestamp) -> io::Result<Operators> {
     let wrong = |error: serde_json::Error| invalid(error.to_string());
     let (overrides, added) = match serde_json::from_slice::<AnyVersion>(text).map_err(wrong)?.version {
         1 => {

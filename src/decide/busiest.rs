@@ -96,6 +96,25 @@ impl<S: BuildHasher> Busiest<S> {
         raised.count += 1;
     }
 
+    /// Adds what was counted elsewhere. Where both together have more names than are kept, the rarest are forgotten, as if they
+    /// had been counted here.
+    pub fn take(&mut self, other: &Summary)
+    where
+        S: Default,
+    {
+        let sum = Summary::add_up(&[self.summary(), other.clone()]);
+        let (total, without) = (sum.total, sum.without);
+        let (names, _) = sum.busiest(MOST);
+        *self = Self { total, without, ..Self::default() };
+        for Named { name, count, error } in names {
+            let hash = self.hasher.hash_one(&name);
+            let slot = self.add();
+            self.call(slot, &name, hash);
+            let named = &mut self.slots[usize::from(slot)];
+            (named.count, named.error) = (count, error);
+        }
+    }
+
     /// What was counted so far.
     pub fn summary(&self) -> Summary {
         let named = |slot: &Slot| Named { name: slot.name.clone(), count: slot.count, error: slot.error };

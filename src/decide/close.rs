@@ -38,6 +38,11 @@ macro_rules! close_reasons {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// The reason of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().find(|reason| reason.name() == name).copied()
+            }
+
             /// Who caused it; `None` for an ordinary end.
             pub const fn blame(self) -> Option<Blame> {
                 match self { $(Self::$variant => $blame,)* }

@@ -1,14 +1,17 @@
 //! The listening sockets of one worker over generations: those that stay get their new listener, others come and go.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use socket2::Socket;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::accept::{self, Door};
+use super::command::{Generation, Listening};
 use super::view;
-use super::worker::{Generation, Listening, Worker};
+use super::worker::Worker;
 use crate::sys::socket::set_first_speaker;
 
 /// Listening sockets by their configured address, mostly one, with the tasks that accept on them.
@@ -45,4 +48,34 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
         door.close();
     }
     *doors = kept;
+}
+
+/// Stops accepting for now: who comes meanwhile waits in the kernel's queue.
+pub fn rest(doors: &Doors) {
+    doors.values().flatten().for_each(|(_, task)| task.abort());
+}
+
+/// Accepts again.
+pub fn open(worker: &Rc<Worker>, doors: &mut Doors) {
+    for (door, task) in doors.values_mut().flatten().filter(|(_, task)| task.is_finished()) {
+        *task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(door)));
+    }
+}
+
+/// The listening sockets, duplicated, with their addresses as configured.
+pub fn duplicate(doors: &Doors) -> io::Result<Vec<(SocketAddr, Socket)>> {
+    let all = doors.iter().flat_map(|(bind, here)| here.iter().map(|(door, _)| (*bind, door)));
+    all.map(|(bind, door)| Ok((bind, door.socket().try_clone()?))).collect()
+}
+
+/// Takes what waits in the kernel's queues, and closes the listening sockets.
+pub async fn close(doors: Doors) {
+    let closing = doors.into_values().flatten().map(|(door, task)| {
+        door.close();
+        task
+    });
+    for task in closing.collect::<Vec<_>>() {
+        // The loop ends by itself once its queue is empty.
+        let _ = task.await;
+    }
 }

@@ -3,10 +3,13 @@
 
 mod accept;
 mod client;
+mod command;
 mod connect;
 mod consent;
 mod doors;
 mod forward;
+mod hand_over;
+mod hold;
 mod inspect;
 mod listing;
 mod pick;
@@ -23,6 +26,7 @@ mod view;
 mod wheel;
 mod worker;
 
+pub use command::{Command, Generation, Listening};
 pub use record_line::{Load, RecordLine};
 pub use session::Via;
-pub use worker::{Command, Generation, Listening, WorkerHandle, spawn};
+pub use worker::{WorkerHandle, spawn};

@@ -24,6 +24,16 @@ impl Seat {
         &self.0
     }
 
+    /// The place of a session that another process has counted so far; whatever the limits are here.
+    pub fn taken_over(brief: Rc<BackendBrief>) -> Self {
+        brief.backend.active.take_over();
+        brief.pool.places.taken.take_over();
+        if brief.is_backup {
+            brief.pool.places.at_backups.take_over();
+        }
+        Self(brief)
+    }
+
     /// Changes to a place that was taken at another backend of the pool; the place in the pool stays.
     fn change_to(&mut self, backend: Rc<BackendBrief>) {
         let left = std::mem::replace(&mut self.0, backend);

@@ -14,12 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::client::{Client, RefusalLanguage};
+use super::command::Command;
 use super::inspect::{self, Inspected, by_first_bytes};
 use super::proxy_header;
 use super::refuse::Stop;
 use super::session::Session;
 use super::view::ListenerView;
-use super::worker::{Command, Worker};
+use super::worker::Worker;
 use crate::config::Reject;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::postgres::{HEAD, Opening, Request, opening};

@@ -19,6 +19,19 @@ pub fn begun(worker: &Worker, session: &Session) {
     worker.counters().connections.fetch_add(1, Ordering::Relaxed);
 }
 
+/// A connection that another process accepted goes on here; it is counted already.
+pub fn taken_over(worker: &Worker, session: &Session) {
+    session.listener.shard().active.fetch_add(1, Ordering::Relaxed);
+    worker.counters().connections.fetch_add(1, Ordering::Relaxed);
+    worker.shared.active.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A connection goes on in another process, which counts what it moves from where the counters here stand, and records its
+/// end.
+pub fn left_to_another(worker: &Worker, session: &Session) {
+    leave(worker, session);
+}
+
 /// A backend took the connection.
 pub fn established(worker: &Worker, session: &Session) {
     let facts = session.facts.borrow();
@@ -40,6 +53,10 @@ pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
     if worker.records_ends() && is_recorded(worker, session, reason) {
         write(worker, session, Some(reason));
     }
+    leave(worker, session);
+}
+
+fn leave(worker: &Worker, session: &Session) {
     session.facts.borrow_mut().seat = None;
     session.listener.shard().active.fetch_sub(1, Ordering::Relaxed);
     worker.counters().connections.fetch_sub(1, Ordering::Relaxed);

@@ -3,6 +3,8 @@
 //! Every stage takes what the one before produced and returns the next thing or why the connection ends;
 //! counting and logging happen in `record`, exactly once for every accepted connection.
 
+pub mod carry;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -164,6 +166,12 @@ pub fn serve(worker: &Rc<Worker>, listener: Rc<ListenerView>, accepted: Accepted
     Serve { worker: Rc::clone(worker), session, stage: Stage::SetUp(Box::pin(set_up)) }
 }
 
+/// Goes on with a session whose bytes flow.
+pub fn go_on(worker: &Rc<Worker>, session: Rc<Session>, flow: Flow) -> Serve {
+    worker.held.flows_more();
+    Serve { worker: Rc::clone(worker), session, stage: Stage::Flowing(flow) }
+}
+
 impl Future for Serve {
     type Output = ();
 
@@ -172,10 +180,22 @@ impl Future for Serve {
         let reason = loop {
             match stage {
                 Stage::SetUp(set_up) => match ready!(set_up.as_mut().poll(cx)) {
-                    Ok(flow) => *stage = Stage::Flowing(flow),
+                    Ok(flow) => {
+                        worker.held.flows_more();
+                        *stage = Stage::Flowing(flow);
+                    }
                     Err(reason) => break reason,
                 },
-                Stage::Flowing(flow) => break ready!(flow.poll(cx, worker, session)),
+                Stage::Flowing(_) if worker.held.holds() => {
+                    if let Stage::Flowing(flow) = std::mem::replace(stage, Stage::Over) {
+                        worker.held.keep(Rc::clone(session), flow);
+                    }
+                }
+                Stage::Flowing(flow) => {
+                    let reason = ready!(flow.poll(cx, worker, session));
+                    worker.held.flows_less();
+                    break reason;
+                }
                 Stage::Over => return Poll::Ready(()),
             }
         };

@@ -1,6 +1,8 @@
 //! A worker's view of a snapshot: the same routes and pools behind `Rc`, so that taking them for a session costs no
 //! locked instruction, and only what the record needs outlives the set-up of a session.
 
+pub mod carry;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -3,31 +3,31 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::Socket;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 
-use super::doors::{Doors, install};
+use super::command::Command;
+use super::doors::{self, Doors, install};
 use super::forward::Pipes;
+use super::hand_over;
+use super::hold::Held;
 use super::listing::list;
-use super::postgres::{CancelTarget, backends_of};
+use super::postgres::backends_of;
 use super::ready;
 use super::refusal_log::Refusals;
 use super::sessions::Sessions;
 use super::view::{PoolView, Pools};
-use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Log, LogFormat, LogSessions};
 use crate::decide::balance::next_random;
 use crate::decide::close::CloseReason;
-use crate::state::{Matching, Shared, Snapshot, WorkerCounters};
+use crate::state::{Matching, Shared, WorkerCounters};
 use crate::sys::clock::{coarse_ms, thread_cpu_micros};
 use crate::sys::limits;
 
@@ -42,59 +42,6 @@ const EXHAUSTED_MS: u64 = 5000;
 const BURST: usize = 1000;
 /// How often the heart beats and idle pipes are closed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// What the control plane asks of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Take a new generation, and say so.
-    Install(Generation, oneshot::Sender<()>),
-    /// Take what waits, close the listening sockets, and end once no session is open.
-    Leave,
-    /// End sessions.
-    End {
-        /// Which.
-        matching: Matching,
-        /// Why.
-        reason: CloseReason,
-        /// How many at most, of those that were not told yet.
-        most: usize,
-        /// Where it is said how many were told.
-        answer: oneshot::Sender<u64>,
-    },
-    /// Describe open sessions that match.
-    List(Arc<SessionsParams>, oneshot::Sender<Vec<SessionReport>>),
-    /// Know the other workers.
-    Meet(Vec<mpsc::WeakUnboundedSender<Self>>),
-    /// Say on which backends a source has sessions; asked by another worker.
-    Locate {
-        /// Through this listener.
-        listener: Arc<str>,
-        /// The client's address.
-        source: IpAddr,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Vec<CancelTarget>>,
-    },
-}
-
-/// A snapshot and the sockets to listen on.
-#[derive(Debug)]
-pub struct Generation {
-    /// Routes and pools.
-    pub snapshot: Arc<Snapshot>,
-    /// Every address of every listener; those not in it are closed.
-    pub listening: Vec<Listening>,
-}
-
-/// One address of one listener.
-#[derive(Debug)]
-pub struct Listening {
-    /// The address as configured: the identity of the socket over reloads.
-    pub bind: SocketAddr,
-    /// Position of the listener.
-    pub listener: usize,
-    /// New sockets; none where the worker has some.
-    pub sockets: Vec<Socket>,
-}
 
 /// A running worker.
 #[derive(Debug)]
@@ -114,6 +61,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Open sessions.
     pub sessions: Sessions,
+    /// Sessions that are put aside.
+    pub held: Held,
     /// Where bytes pass through; borrowed only between two polls, never across one.
     pub buffer: RefCell<Box<[u8]>>,
     /// Pipes for splicing.
@@ -168,25 +117,36 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&worker).beat());
     spawn_local(ready::keep(Rc::clone(&worker)));
     let mut doors = Doors::new();
-    while let Some(command) = inbox.recv().await {
-        match command {
-            Command::Install(generation, answer) => {
+    let heir = loop {
+        match inbox.recv().await {
+            Some(Command::Install(generation, answer)) => {
                 install(&worker, generation, &mut doors);
                 // Whoever asked may not wait.
                 let _ = answer.send(());
             }
-            Command::Leave => break,
-            other => worker.obey(other),
+            Some(Command::Sockets(answer)) => drop(answer.send(doors::duplicate(&doors))),
+            Some(Command::HandOver(channel, kind, answer)) => {
+                doors::rest(&doors);
+                worker.hold().await;
+                let _ = answer.send(hand_over::send_held(&worker, &channel, kind));
+            }
+            Some(Command::GoOn) => {
+                doors::open(&worker, &mut doors);
+                worker.release();
+            }
+            Some(Command::LetGo(channel, kind)) => break Some((channel, kind)),
+            Some(Command::Leave) | None => break None,
+            Some(other) => worker.obey(other),
         }
-    }
+    };
     worker.set_pools(Rc::new([]));
-    let closing = doors.drain().flat_map(|(_, doors)| doors).map(|(door, task)| {
-        door.close();
-        task
-    });
-    for task in closing.collect::<Vec<_>>() {
-        // The loop ends by itself once its queue is empty.
-        let _ = task.await;
+    if let Some((channel, kind)) = heir {
+        drop(doors);
+        hand_over::let_go(&worker);
+        let worker = Rc::clone(&worker);
+        spawn_local(async move { hand_over::send_late(&worker, &channel, kind).await });
+    } else {
+        doors::close(doors).await;
     }
     loop {
         tokio::select! {
@@ -206,6 +166,7 @@ impl Worker {
         Self {
             id,
             sessions: Sessions::new(),
+            held: Held::default(),
             buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
@@ -252,7 +213,16 @@ impl Worker {
             // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
-            Command::Install(..) | Command::Leave => {}
+            Command::Hold => self.held.begin(),
+            Command::TakeUp(parcel, heirs, answer) => drop(answer.send(hand_over::take_up(self, parcel, &heirs))),
+            Command::TakeUpLate(parcel, heirs) => self.take_up_late(parcel, &heirs),
+            Command::Count(tallies, snapshot, answer) => {
+                tallies.add_to(&self.shared, &snapshot, self.id);
+                let _ = answer.send(());
+            }
+            // For a worker that does not leave.
+            Command::Install(..) | Command::Leave | Command::Sockets(_) => {}
+            Command::HandOver(..) | Command::LetGo(..) | Command::GoOn => {}
         }
     }
 
@@ -377,7 +347,8 @@ impl Worker {
         let mut most = 0;
         loop {
             self.counters().heartbeats.add(1);
-            self.counters().cpu_micros.store(thread_cpu_micros(), Ordering::Relaxed);
+            let used = self.counters().cpu_earlier.get() + thread_cpu_micros();
+            self.counters().cpu_micros.store(used, Ordering::Relaxed);
             self.sum_up_refusals();
             if self.counters().pipes_in_use.load(Ordering::Relaxed) == 0 {
                 self.pipes.trim();

@@ -1,11 +1,13 @@
 //! One backend while the process runs. It survives reloads by pool, name and address, with counts, health and overrides.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::check::{CertificateFacts, CheckPhase};
 use super::counters::{BackendShard, ConnectError, Padded};
@@ -17,7 +19,8 @@ use crate::decide::health::Health;
 use crate::decide::health::agent::Operation;
 
 /// Health and operator's word together: what the data plane and people see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Standing {
     /// No check; takes connections.
@@ -83,12 +86,12 @@ pub enum HealthIgnored {
 }
 
 /// The last check, for people.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CheckReport {
     /// Whether it succeeded; `None` before the first.
     pub ok: Option<bool>,
     /// Why it failed, in a word.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What happened, in a sentence.
     pub detail: String,
     /// How long it took.
@@ -104,18 +107,19 @@ pub struct CheckReport {
 }
 
 /// What a backend's agent asked for, until it says otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentOrders {
     /// Share of the configured weight, in percent.
     pub weight: Option<u32>,
     /// Connections at once, within the configured limit; 0: no further limit.
     pub max_connections: Option<u32>,
     /// What an operator could have asked for.
+    #[serde(with = "super::heritage::operation")]
     pub operation: Option<Operation>,
 }
 
 /// An ejection in force, for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EjectionReport {
     /// When it ends.
     pub until: jiff::Timestamp,
@@ -126,9 +130,10 @@ pub struct EjectionReport {
 }
 
 /// What the control plane knows of a backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Vitals {
     /// Health by checks and live failures.
+    #[serde(with = "super::heritage::HealthShape")]
     pub health: Health,
     /// Results in a row that speak against it.
     pub streak: u32,
@@ -313,6 +318,20 @@ impl Backend {
         vitals.since = jiff::Timestamp::now();
         self.standing.store(new as u8, Ordering::Relaxed);
         Some((old, new))
+    }
+
+    /// Takes the place of all that is known. A check that was switched on or off meanwhile counts as in [`Snapshot::settle_health`](super::Snapshot::settle_health).
+    pub fn take_up(&self, known: Vitals, is_checked: bool) {
+        let mut vitals = self.lock_vitals();
+        let untold = vitals.health;
+        *vitals = known;
+        vitals.health = match (is_checked, vitals.health) {
+            (false, _) => Health::Unchecked,
+            (true, Health::Unchecked) => Health::Up,
+            (true, Health::Unknown) => untold,
+            (true, known) => known,
+        };
+        self.standing.store(Standing::of_all(&vitals) as u8, Ordering::Relaxed);
     }
 
     fn lock_vitals(&self) -> MutexGuard<'_, Vitals> {

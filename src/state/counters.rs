@@ -358,14 +358,21 @@ pub struct WorkerCounters {
     names: Mutex<Busiest<RandomState>>,
     /// Ticks of the worker's heart, for the watchdog.
     pub heartbeats: Counter,
-    /// Processor time of its thread, in microseconds, as of the last beat.
+    /// Processor time, in microseconds: of its thread as of the last beat, and of those before it.
     pub cpu_micros: AtomicU64,
+    /// The part of that which workers of earlier processes used.
+    pub cpu_earlier: Counter,
 }
 
 impl WorkerCounters {
     /// Counts the server name of a valid hello, or that it has none.
     pub fn count_name(&self, name: Option<&str>) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).count(name);
+    }
+
+    /// Adds names that were counted elsewhere.
+    pub fn take_names(&self, counted: &Summary) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).take(counted);
     }
 
     /// The server names that it counted.

@@ -39,6 +39,12 @@ impl Events {
         self.news.notify_waiters();
     }
 
+    /// Takes the place of all that is kept, up to number `last`.
+    pub fn replace(&self, events: Vec<Event>, last: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Kept { events: events.into(), next: last };
+    }
+
     /// Waits for the next event; one that comes after the future was enabled is not missed.
     pub fn news(&self) -> Notified<'_> {
         self.news.notified()

@@ -2,6 +2,7 @@
 //! The bounds of all of them stand here.
 
 use super::counters::Counter;
+use super::tally::{Label, See};
 
 /// Bounds in seconds for the time to a whole hello.
 pub const HELLO_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -51,6 +52,15 @@ impl<const N: usize> Histogram<N> {
         let place = self.bounds.partition_point(|bound| *bound < value);
         self.counts.get(place).unwrap_or(&self.above).add(1);
         self.sum_micro.add((value * 1e6) as u64);
+    }
+
+    /// Shows its counters.
+    pub fn each(&self, kind: &'static str, see: &mut See<'_>) {
+        for (bound, counter) in self.bounds.iter().zip(&self.counts) {
+            see(kind, Label::Bound(*bound), counter);
+        }
+        see(kind, Label::Name("above"), &self.above);
+        see(kind, Label::Name("sum_micro"), &self.sum_micro);
     }
 
     /// Sums up histograms with the same bounds.

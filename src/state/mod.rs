@@ -7,6 +7,7 @@ mod commands;
 mod counters;
 mod events;
 mod explain;
+mod heritage;
 mod histogram;
 mod live;
 mod log;
@@ -17,6 +18,7 @@ mod overrides;
 mod places;
 mod refused;
 mod snapshot;
+mod tally;
 mod trend;
 
 use std::net::IpAddr;
@@ -35,6 +37,7 @@ pub use counters::{
 };
 pub use events::Events;
 pub use explain::{Explanation, RouteQuery, explain};
+pub use heritage::{Heirs, Heritage, Identity, identity};
 pub use histogram::{Buckets, HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogSink};
@@ -45,6 +48,7 @@ pub use overrides::{Admin, DrainPlan, Overrides, Word, Words};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
 pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
+pub use tally::Tallies;
 pub use trend::{MINUTES, Outages, Sample, Shape, Trend};
 
 /// What the process is doing.

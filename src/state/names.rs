@@ -132,6 +132,14 @@ impl NameReports {
         );
     }
 
+    /// Takes the place of the report of the same name, if there is one.
+    pub fn take_up(&self, report: NameReport) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = reports.values_mut().find(|own| own.name == report.name) {
+            *own = report;
+        }
+    }
+
     /// Forgets a name.
     pub fn remove(&self, target: &Target) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(target);

@@ -121,7 +121,7 @@ impl Overrides {
 }
 
 /// How the sessions of a drained backend end.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrainPlan {
     /// When those that are left are ended.
     pub kill_at: Timestamp,

@@ -56,6 +56,11 @@ impl Taken {
         self.0.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
     }
 
+    /// Takes one, whatever the limit: it is taken already, by a session that another process began.
+    pub fn take_over(&self) {
+        self.0.taken.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Gives one back.
     pub fn give_back(&self) {
         self.0.taken.fetch_sub(1, Ordering::SeqCst);

@@ -5,13 +5,15 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::decide::close::CloseReason;
 
 /// How many a listener keeps.
 const MOST: usize = 64;
 
 /// First bytes that were refused, or that did not come in time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RefusedHello {
     /// When.
     pub at: jiff::Timestamp,
@@ -20,6 +22,7 @@ pub struct RefusedHello {
     /// Who sent them.
     pub client: SocketAddr,
     /// The `end` of the record.
+    #[serde(with = "super::heritage::reason")]
     pub end: CloseReason,
     /// Why exactly.
     pub detail: Box<str>,
@@ -53,7 +56,7 @@ impl RefusedHello {
 }
 
 /// The header of a TLS record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RecordLayout {
     /// Content type.
     pub kind: u8,
@@ -76,6 +79,12 @@ impl RefusedRing {
         ring.push_back(refused);
         drop(ring);
         drop(oldest);
+    }
+
+    /// Takes the place of all of them.
+    pub fn replace(&self, refused: &[RefusedHello]) {
+        let refused = refused.iter().cloned().map(Arc::new).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
     /// All of them.

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backend::Standing;
+use serde::{Deserialize, Serialize};
+
+use super::heritage::{age, moment};
 use crate::api::Rates;
 
 /// Minutes that are kept.
 pub const MINUTES: usize = 60;
 
 /// Totals at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// Connections so far.
     pub connections: u64,
@@ -27,7 +30,7 @@ pub struct Sample {
 }
 
 /// What the last samples come to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Shape {
     /// Over the time between the last two samples.
     pub rates: Rates,
@@ -69,7 +72,48 @@ struct Kept {
     minute: i64,
 }
 
+/// All of it on the way to another process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrendCopy {
+    last: Option<Sample>,
+    shape: Shape,
+    is_down: bool,
+    outages: (u64, Duration, Option<Duration>),
+    cleared: Option<Vec<u64>>,
+    minutes: Vec<Standing>,
+    minute: i64,
+}
+
 impl Trend {
+    /// A copy.
+    pub fn copy(&self) -> TrendCopy {
+        let kept = self.lock();
+        let Outages { count, length, turned } = kept.outages;
+        TrendCopy {
+            last: kept.last,
+            shape: kept.shape,
+            is_down: kept.is_down,
+            outages: (count, length, age(turned)),
+            cleared: kept.cleared.as_deref().map(<[u64]>::to_vec),
+            minutes: kept.minutes.iter().copied().collect(),
+            minute: kept.minute,
+        }
+    }
+
+    /// Takes a copy's state.
+    pub fn replace(&self, copy: &TrendCopy) {
+        let (count, length, turned) = copy.outages;
+        *self.lock() = Kept {
+            last: copy.last,
+            shape: copy.shape,
+            is_down: copy.is_down,
+            outages: Outages { count, length, turned: moment(turned) },
+            cleared: copy.cleared.as_deref().map(Into::into),
+            minutes: copy.minutes.iter().copied().collect(),
+            minute: copy.minute,
+        };
+    }
+
     /// Takes a sample `seconds` after the one before.
     pub fn take(&self, sample: Sample, seconds: f64) {
         let kept = &mut *self.lock();

@@ -10,6 +10,13 @@ pub fn coarse_ms() -> u64 {
         .map_or(0, |time| time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC` (`clock_gettime(2)`), which is one for all processes since the machine started.
+pub fn monotonic_ns() -> u64 {
+    // As above.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
 /// Processor time of the calling thread in microseconds (`clock_gettime(2)`, `CLOCK_THREAD_CPUTIME_ID`).
 pub fn thread_cpu_micros() -> u64 {
     // As above.

@@ -1,5 +1,6 @@
 //! The only room that knows system calls: sockets, pipes, limits, clocks, privileges. Knows nothing of sluice.
 
+pub mod channel;
 pub mod clock;
 pub mod descriptors;
 pub mod limits;

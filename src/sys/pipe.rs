@@ -1,7 +1,7 @@
 //! Pipes and `splice(2)`: bytes move between sockets without passing through user space.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
@@ -25,6 +25,20 @@ impl Pipe {
             Err(_) => fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as usize,
         };
         Ok(Self { read, write, capacity })
+    }
+
+    /// Takes a pipe that somebody else opened, by its ends for reading and writing.
+    ///
+    /// # Errors
+    /// When it is no pipe.
+    pub fn of(read: OwnedFd, write: OwnedFd) -> io::Result<Self> {
+        let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as usize;
+        Ok(Self { read, write, capacity })
+    }
+
+    /// Its ends for reading and writing.
+    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.read.as_fd(), self.write.as_fd()]
     }
 
     /// Bytes that fit, nominally; it may hold more.

@@ -64,6 +64,33 @@ impl Drop for Binding {
     }
 }
 
+/// While it lives, programs that the calling thread starts keep what this process has kept (ambient capabilities,
+/// `capabilities(7)`).
+#[derive(Debug)]
+pub struct Passing(());
+
+impl Passing {
+    /// Raises them.
+    pub fn begin() -> Self {
+        for one in [KEPT_IN_FORCE, KEPT_FOR_BINDING] {
+            if caps::has_cap(None, CapSet::Permitted, one).unwrap_or(false) {
+                // Without it the program has less, and says what it cannot do.
+                let _ = caps::raise(None, CapSet::Inheritable, one);
+                let _ = caps::raise(None, CapSet::Ambient, one);
+            }
+        }
+        Self(())
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // Fails only where there is nothing to lower.
+        let _ = caps::clear(None, CapSet::Ambient);
+        let _ = caps::clear(None, CapSet::Inheritable);
+    }
+}
+
 /// What of the file system stays open.
 #[derive(Debug, Default)]
 pub struct Files {

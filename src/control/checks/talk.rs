@@ -149,7 +149,7 @@ impl<'a> Talk<'a> {
         if let Some(mut running) = self.running.take() {
             running.note_what_came();
             self.phases.push(CheckPhase {
-                name: running.name,
+                name: running.name.into(),
                 took: running.begun.elapsed(),
                 evidence: running.evidence,
             });

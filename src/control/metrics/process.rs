@@ -29,7 +29,8 @@ pub fn process(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
     let most = snapshot.as_ref().map_or(0, |snapshot| snapshot.config.global.max_connections);
     out.gauges("max_connections", "Connections at once; further ones wait in the backlog", [(NONE, f64::from(most))])?;
     let commands = shared.commands.list();
-    let rows = commands.iter().map(|((command, result), count)| ([("command", *command), ("result", *result)], *count));
+    let rows =
+        commands.iter().map(|((command, result), count)| ([("command", &**command), ("result", &**result)], *count));
     out.counters("control_commands", "Commands of the status socket", rows)
 }
 

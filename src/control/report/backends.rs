@@ -100,7 +100,7 @@ fn check_state(check: &config::HealthCheck, vitals: &Vitals) -> CheckState {
     CheckState {
         kind: check.kind.word().to_owned(),
         last: last.ok.map(|ok| if ok { "ok" } else { "failed" }.to_owned()),
-        reason: last.reason.to_owned(),
+        reason: last.reason.to_string(),
         detail: last.detail.clone(),
         took_ms: last.took.as_micros() as f64 / 1000.0,
         at: last.at,

@@ -109,6 +109,8 @@ async fn answer(control: &Control, target: &str, accept: &str, paths: Paths) -> 
         "/healthz" => Answer::text("200 OK", "alive"),
         "/readyz" => match control.shared.phase() {
             Phase::Running => Answer::text("200 OK", "ready"),
+            // Whoever asked before another process took over asks about the service.
+            _ if control.succeeded.get() => Answer::text("200 OK", "ready"),
             other => Answer::text("503 Service Unavailable", other.name()),
         },
         "/v1/status" => Answer::json(&report::status(control)),

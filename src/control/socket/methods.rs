@@ -12,7 +12,7 @@ use super::super::kill;
 use super::super::lifecycle::Stop;
 use super::super::overrides::{self, Peer, Saying};
 use super::super::probe_now::{self, NoProbe};
-use super::super::{Handle, members, reload, report};
+use super::super::{Handle, members, reload, report, upgrade};
 use crate::api::{
     BackendParams, BackendsParams, EventsParams, HistoryParams, ListenerParams, NamesParams, OrderParams, RouteParams,
     SessionsParams, StopParams, Stopping, WeightParams,
@@ -52,6 +52,7 @@ const METHODS: &[&str] = &[
     "backend_add",
     "backend_remove",
     "probe",
+    "upgrade",
     "stop",
 ];
 
@@ -128,6 +129,10 @@ async fn dispatch(control: &Handle, method: &str, params: Value, peer: Peer) -> 
         "backend_add" => answer(&members::add(control, read(params)?, peer).await?),
         "backend_remove" => answer(&members::remove(control, &read(params)?, peer).await?),
         "probe" => probe(control, read(params)?).await,
+        "upgrade" => {
+            tracing::info!(uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator asked for an upgrade");
+            answer(&upgrade::upgrade(control).await.map_err(|why| Failure::new("upgrade_failed", why))?)
+        }
         "stop" => {
             let StopParams { grace_ms } = read(params)?;
             tracing::info!(uid = peer.uid, pid = peer.pid.unwrap_or(0), "operator asked to stop");

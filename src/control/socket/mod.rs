@@ -6,7 +6,9 @@ mod http;
 mod json_lines;
 mod methods;
 
+use std::cell::Cell;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -59,16 +61,16 @@ impl std::error::Error for SocketError {}
 pub struct StatusSocket {
     listener: UnixListener,
     path: PathBuf,
-    made_by: MadeBy,
+    file: Cell<MadeBy>,
 }
 
 /// Whose the socket's file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MadeBy {
+pub enum MadeBy {
     /// Ours: it goes with us.
     Us,
-    /// The service manager's.
-    ServiceManager,
+    /// The service manager's, or a process's that takes our place.
+    Another,
 }
 
 impl StatusSocket {
@@ -93,19 +95,45 @@ impl StatusSocket {
         nix::sys::stat::umask(mask);
         let listener = bound.map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), made_by: MadeBy::Us })
+        Ok(Self { listener, path: path.to_owned(), file: Cell::new(MadeBy::Us) })
     }
 
-    /// Takes a socket that the service manager opened, with the mode that it gave it.
-    pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Self, SocketError> {
+    /// Takes a socket that somebody else opened, with the mode that it has.
+    pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path, file: MadeBy) -> Result<Self, SocketError> {
         let listener = UnixListener::from_std(listener).map_err(|error| SocketError::Failed(path.to_owned(), error))?;
-        Ok(Self { listener, path: path.to_owned(), made_by: MadeBy::ServiceManager })
+        Ok(Self { listener, path: path.to_owned(), file: Cell::new(file) })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its file goes with it.
+    pub fn is_ours(&self) -> bool {
+        self.file.get() == MadeBy::Us
+    }
+
+    /// The file goes with it from now on.
+    pub fn keep_file(&self) {
+        self.file.set(MadeBy::Us);
+    }
+
+    /// Leaves the file to whoever has the socket besides.
+    pub fn leave_file(&self) {
+        self.file.set(MadeBy::Another);
+    }
+}
+
+impl AsFd for StatusSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        if self.made_by == MadeBy::Us {
+        if self.is_ours() {
             // A file that is left behind is recognised as stale at the next start.
             let _ = fs::remove_file(&self.path);
         }

@@ -44,6 +44,11 @@ impl Checker {
         Self { health, streak: 0 }
     }
 
+    /// One about which `streak` results in a row speak against it as well.
+    pub const fn resumed(health: Health, streak: u32) -> Self {
+        Self { health, streak }
+    }
+
     /// Present state.
     pub const fn health(&self) -> Health {
         self.health

@@ -68,13 +68,16 @@ pub struct Ejection {
 /// Live traffic of one backend.
 #[derive(Clone, Debug, Default)]
 pub struct Ejector {
-    failures: u32,
-    refused: Vec<u64>,
-    ejection: Option<Ejection>,
+    /// Signs in a row that speak against the backend.
+    pub failures: u32,
+    /// Different clients whose hellos were refused in a row.
+    pub refused: Vec<u64>,
+    /// The ejection in force.
+    pub ejection: Option<Ejection>,
     /// The last one that is over, and when it ended.
-    last: Option<(Ejection, u64)>,
+    pub last: Option<(Ejection, u64)>,
     /// Refused hellos have led to a mistaken ejection once.
-    refusals_mislead: bool,
+    pub refusals_mislead: bool,
 }
 
 impl Ejector {

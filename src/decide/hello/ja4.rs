@@ -30,6 +30,24 @@ impl fmt::Display for Ja4 {
     }
 }
 
+impl Ja4 {
+    /// Reads what is written above.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('_');
+        let head = parts.next()?.as_bytes().try_into().ok()?;
+        let mut digest = || {
+            let text = parts.next().filter(|text| text.len() == 12 && text.is_ascii())?;
+            let mut bytes = [0; 6];
+            for (place, byte) in bytes.iter_mut().enumerate() {
+                *byte = u8::from_str_radix(&text[place * 2..place * 2 + 2], 16).ok()?;
+            }
+            Some(bytes)
+        };
+        let (ciphers, extensions) = (digest()?, digest()?);
+        parts.next().is_none().then_some(Self { head, ciphers, extensions })
+    }
+}
+
 impl fmt::Debug for Ja4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -124,6 +124,18 @@ impl Known {
         &self.set
     }
 
+    /// Addresses as last heard: host, whether of version 4, and the addresses.
+    pub fn heard(&self) -> impl Iterator<Item = (&Arc<str>, bool, &[IpAddr])> {
+        self.heard.iter().map(|((host, family), addresses)| (host, *family == Family::V4, &**addresses))
+    }
+
+    /// What was known before: the set, and what was heard.
+    pub fn remembered(set: Arc<[Found]>, heard: impl Iterator<Item = (Arc<str>, bool, Vec<IpAddr>)>) -> Self {
+        let family = |is_v4: bool| if is_v4 { Family::V4 } else { Family::V6 };
+        let heard = heard.map(|(host, is_v4, addresses)| ((host, family(is_v4)), addresses)).collect();
+        Self { set, heard, ..Self::default() }
+    }
+
     /// Since when the set, or a part of it, is older than it should be; `None` while it is fresh.
     pub const fn stale_since_ms(&self) -> Option<u64> {
         self.stale_since_ms

@@ -1,13 +1,18 @@
 //! One direction of a session: copy first, splice once it proves to be bulk, copy again when it stops being so.
 //! Never reads what cannot be written: at most one buffer or one pipe is on the way, and only while the sink is stuck.
 
+mod carry;
+
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+pub use carry::DirectionCopy;
 
 use super::{Moved, Pipes, add};
 use crate::config::RelayPath;
@@ -114,7 +119,8 @@ impl Default for Mode {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum End {
     /// The source may send more.
     #[default]

@@ -2,6 +2,7 @@
 //! All state is in one plain struct, [`Flow`]; a poll moves a bounded amount, so that no session starves others.
 
 mod answer;
+mod carry;
 mod direction;
 mod pipes;
 mod watch;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+pub use carry::FlowCopy;
 pub use pipes::Pipes;
 
 use self::answer::{Answer, TurnSeen};
@@ -87,6 +89,16 @@ impl Moved {
         let [copied, spliced] = [&self.copied, &self.spliced];
         let now = [copied[UP].get(), copied[DOWN].get(), spliced[UP].get(), spliced[DOWN].get()];
         std::array::from_fn(|kind| now[kind] - self.reported[kind].replace(now[kind]))
+    }
+
+    /// Bytes of another process's session, which its counters know of as far as `reported` says.
+    pub fn carried(copied: [u64; 2], spliced: [u64; 2], reported: [u64; 4]) -> Self {
+        Self { copied: copied.map(Cell::new), spliced: spliced.map(Cell::new), reported: reported.map(Cell::new) }
+    }
+
+    /// What the counters know of.
+    pub const fn reported(&self) -> &[Cell<u64>; 4] {
+        &self.reported
     }
 
     /// Name of the path that the bytes of a direction took; `None` without bytes.

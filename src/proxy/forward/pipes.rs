@@ -59,6 +59,11 @@ impl Pipes {
         }
     }
 
+    /// A pipe that another process filled is in use here.
+    pub fn count_in(&self) {
+        self.shared.workers[self.worker].pipes_in_use.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A pipe was closed with bytes inside.
     pub fn count_out(&self) {
         self.shared.workers[self.worker].pipes_in_use.fetch_sub(1, Ordering::Relaxed);

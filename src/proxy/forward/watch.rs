@@ -33,6 +33,16 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Its plan, for another process.
+    pub const fn plan(&self) -> [u32; 2] {
+        [self.keepalive, self.ack_check]
+    }
+
+    /// Goes on with the plan of another process.
+    pub const fn planned([keepalive, ack_check]: [u32; 2]) -> Self {
+        Self { keepalive, ack_check }
+    }
+
     /// When the next look is due; `u64::MAX`: never.
     pub fn next_ms(&self, started_ms: u64) -> u64 {
         match self.keepalive.min(self.ack_check) {

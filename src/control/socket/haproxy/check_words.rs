@@ -39,7 +39,7 @@ const PROCOK: Code = code("PROCOK", 20, "External check passed");
 /// The last result of a check, and what it means.
 pub fn check_status(check: &HealthCheck, vitals: &Vitals) -> (Code, &'static str) {
     let last = &vitals.check;
-    let code = match (last.ok, last.reason) {
+    let code = match (last.ok, &*last.reason) {
         (None, "") => INI,
         (_, "live") => HANA,
         (_, "local") => SOCKERR,
@@ -47,7 +47,7 @@ pub fn check_status(check: &HealthCheck, vitals: &Vitals) -> (Code, &'static str
         (_, reason) => {
             // The parting decides nothing.
             let phase = last.phases.iter().rfind(|phase| phase.name != "close");
-            failed(&check.kind, phase.map_or("", |phase| phase.name), reason)
+            failed(&check.kind, phase.map_or("", |phase| &*phase.name), reason)
         }
     };
     (code, code.meaning)

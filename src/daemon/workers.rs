@@ -1,0 +1,258 @@
+//! The workers as the control plane sees them: starts them, gives them their sockets, and passes on what they are told.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::given::Listeners;
+use crate::api::{SessionReport, SessionsParams};
+use crate::control::{BindError, DataPlane};
+use crate::decide::close::CloseReason;
+use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
+use crate::state::{Heirs, Matching, Shared, Snapshot, Tallies};
+use crate::sys::channel::{Channel, Parcel};
+use crate::sys::privileges::Binding;
+use crate::sys::{descriptors, socket};
+
+/// Workers have closed a listening socket by then.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// The workers.
+pub struct Workers {
+    handles: Vec<WorkerHandle>,
+    count: usize,
+    /// Addresses that are bound.
+    bound: HashSet<SocketAddr>,
+    /// New sockets, per worker, until they are installed.
+    prepared: Vec<Vec<(SocketAddr, socket2::Socket)>>,
+    /// Sockets that were handed over. Those of the service manager stay open, so that a listener may come back.
+    handed_over: Listeners,
+    /// Addresses that were given up lately.
+    left: HashMap<SocketAddr, Instant>,
+}
+
+impl Workers {
+    /// As many as `count`, not started yet. `handed_over` are sockets that are open already.
+    pub fn new(count: usize, handed_over: Listeners) -> Self {
+        Self {
+            handles: Vec::new(),
+            count,
+            bound: HashSet::new(),
+            prepared: Vec::new(),
+            handed_over,
+            left: HashMap::new(),
+        }
+    }
+
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start(&mut self, cpus: &[usize], shared: &Arc<Shared>, snapshot: &Snapshot) -> io::Result<()> {
+        let seed =
+            std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::process::id());
+        for id in 0..self.count {
+            // With as many CPUs as workers each gets its own; with fewer the scheduler decides.
+            let cpu = if self.count <= cpus.len() { cpus.get(id).copied() } else { None };
+            let log = snapshot.config.log.clone();
+            self.handles.push(proxy::spawn(id, cpu, Arc::clone(shared), log, seed)?);
+        }
+        for (id, handle) in self.handles.iter().enumerate() {
+            let others = self.handles.iter().enumerate().filter(|(other, _)| *other != id);
+            let others = others.map(|(_, other)| other.commands.downgrade()).collect();
+            // As below.
+            let _ = handle.commands.send(Command::Meet(others));
+        }
+        Ok(())
+    }
+
+    /// Keeps only those handed-over sockets that the service manager opened: workers have the others.
+    pub fn keep_only(&mut self, activated: &HashSet<SocketAddr>) {
+        self.handed_over.retain(|address, _| activated.contains(address));
+    }
+
+    /// Tells a worker something; one that is gone is noticed by the watchdog.
+    fn tell(&self, turn: usize, command: Command) {
+        if let Some(handle) = self.handles.get(turn % self.handles.len().max(1)) {
+            let _ = handle.commands.send(command);
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        (0..self.handles.len()).for_each(|id| self.tell(id, command()));
+    }
+
+    /// Asks every worker something.
+    fn ask_all<T>(&self, question: impl Fn(std::sync::mpsc::SyncSender<T>) -> Command) -> Vec<Receiver<T>> {
+        let ask = |id| {
+            let (answer, told) = sync_channel(1);
+            self.tell(id, question(answer));
+            told
+        };
+        (0..self.handles.len()).map(ask).collect()
+    }
+}
+
+/// Gives each worker its sockets of an address that was handed over. With fewer than workers some share one; with more,
+/// some get several: one that nobody accepts from would swallow its clients.
+fn share_out(
+    address: SocketAddr,
+    given: &[socket2::Socket],
+    fresh: &mut [Vec<(SocketAddr, socket2::Socket)>],
+) -> io::Result<()> {
+    let workers = fresh.len();
+    for turn in 0..workers.max(given.len()) {
+        fresh[turn % workers].push((address, given[turn % given.len()].try_clone()?));
+    }
+    Ok(())
+}
+
+fn report_store(address: SocketAddr, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%address, %error, "cannot speak to the descriptor store");
+    }
+}
+
+/// Every address of every listener, with the listener's position.
+fn addresses(snapshot: &Snapshot) -> Vec<(usize, SocketAddr)> {
+    let listeners = snapshot.listeners.iter().enumerate();
+    listeners.flat_map(|(id, listener)| listener.config.bind.iter().map(move |bind| (id, *bind))).collect()
+}
+
+impl DataPlane for Workers {
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError> {
+        let mut fresh: Vec<Vec<(SocketAddr, socket2::Socket)>> = (0..self.count).map(|_| Vec::new()).collect();
+        let wanted = addresses(snapshot);
+        let _binding = Binding::begin();
+        for (listener, address) in wanted.iter().filter(|(_, address)| !self.bound.contains(address)) {
+            let failed = |cause| BindError {
+                listener: Arc::clone(&snapshot.listeners[*listener].config.name),
+                address: *address,
+                cause,
+            };
+            if let Some(given) = self.handed_over.get(address) {
+                share_out(*address, given, &mut fresh).map_err(failed)?;
+                continue;
+            }
+            // With port 0 the kernel chooses for the first worker, and the others share its choice.
+            let mut real = *address;
+            // Our own sockets are no obstacle: a wildcard may give way to one of its addresses, or the other way round.
+            let beside_own = |own: &SocketAddr| {
+                let same_host = own.ip().is_unspecified() || real.ip().is_unspecified();
+                own.port() == real.port() && own.is_ipv4() == real.is_ipv4() && same_host
+            };
+            // Nor are those that workers may not have closed yet.
+            let leaving = self.left.get(address).is_some_and(|since| since.elapsed() < CLOSING);
+            if !leaving && !self.bound.iter().any(beside_own) {
+                socket::refuse_if_taken(real).map_err(failed)?;
+            }
+            for sockets in &mut fresh {
+                let socket = socket::listen(real).map_err(failed)?;
+                real = socket::local_address(&socket).map_err(failed)?;
+                report_store(*address, descriptors::keep(*address, &socket));
+                sockets.push((*address, socket));
+            }
+        }
+        self.prepared = fresh;
+        Ok(())
+    }
+
+    fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
+        let wanted = addresses(snapshot);
+        let mut taken = Vec::new();
+        for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
+            let listening = wanted.iter().map(|(listener, bind)| {
+                let new = sockets.extract_if(.., |(address, _)| address == bind).map(|(_, socket)| socket);
+                Listening { bind: *bind, listener: *listener, sockets: new.collect() }
+            });
+            let listening = listening.collect();
+            // A worker that is gone is noticed by the watchdog.
+            let (answer, has_it) = oneshot::channel();
+            let generation = Generation { snapshot: Arc::clone(snapshot), listening };
+            let _ = handle.commands.send(Command::Install(generation, answer));
+            taken.push(has_it);
+        }
+        let bound: HashSet<SocketAddr> = wanted.into_iter().map(|(_, bind)| bind).collect();
+        self.left.retain(|_, since| since.elapsed() < CLOSING);
+        for gone in self.bound.difference(&bound).filter(|address| !self.handed_over.contains_key(address)) {
+            report_store(*gone, descriptors::forget(*gone));
+            self.left.insert(*gone, Instant::now());
+        }
+        self.bound = bound;
+        taken
+    }
+
+    fn leave(&mut self) {
+        for handle in &self.handles {
+            let _ = handle.commands.send(Command::Leave);
+        }
+    }
+
+    fn end_sessions(&self, matching: &Matching, reason: CloseReason, most: usize) -> Vec<oneshot::Receiver<u64>> {
+        let tell = |handle: &WorkerHandle| {
+            let (answer, told) = oneshot::channel();
+            let _ = handle.commands.send(Command::End { matching: matching.clone(), reason, most, answer });
+            told
+        };
+        self.handles.iter().map(tell).collect()
+    }
+
+    fn list_sessions(&self, wanted: &Arc<SessionsParams>) -> Vec<oneshot::Receiver<Vec<SessionReport>>> {
+        let ask = |handle: &WorkerHandle| {
+            let (answer, list) = oneshot::channel();
+            let _ = handle.commands.send(Command::List(Arc::clone(wanted), answer));
+            list
+        };
+        self.handles.iter().map(ask).collect()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.handles.iter().all(|handle| handle.thread.is_finished())
+    }
+    fn sockets(&self, limit: Duration) -> io::Result<Vec<(SocketAddr, bool, OwnedFd)>> {
+        let mut all = Vec::new();
+        for answer in self.ask_all(Command::Sockets) {
+            let late = |_: RecvTimeoutError| io::Error::other("a worker did not answer in time");
+            for (bind, socket) in answer.recv_timeout(limit).map_err(late)?? {
+                all.push((bind, self.handed_over.contains_key(&bind), socket.into()));
+            }
+        }
+        Ok(all)
+    }
+
+    fn hand_over(&self, channel: &Arc<Channel>, kind: u32) -> Vec<Receiver<io::Result<u64>>> {
+        self.ask_all(|answer| Command::HandOver(Arc::clone(channel), kind, answer))
+    }
+
+    fn let_go(&self, channel: &Arc<Channel>, kind: u32) {
+        self.tell_all(|| Command::LetGo(Arc::clone(channel), kind));
+    }
+
+    fn hold(&self) {
+        self.tell_all(|| Command::Hold);
+    }
+
+    fn go_on(&self) {
+        self.tell_all(|| Command::GoOn);
+    }
+
+    fn take_up(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) -> Receiver<io::Result<u64>> {
+        let (answer, told) = sync_channel(1);
+        self.tell(turn, Command::TakeUp(parcel, Arc::clone(heirs), answer));
+        told
+    }
+
+    fn take_up_late(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) {
+        self.tell(turn, Command::TakeUpLate(parcel, Arc::clone(heirs)));
+    }
+
+    fn count(&self, tallies: &Arc<Tallies>, snapshot: &Arc<Snapshot>) -> Vec<Receiver<()>> {
+        self.ask_all(|answer| Command::Count(Arc::clone(tallies), Arc::clone(snapshot), answer))
+    }
+}

@@ -1,0 +1,64 @@
+//! One direction on its way to another process: what is held as bytes, what is in its pipe as the pipe itself.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Direction, End, Mode};
+use crate::proxy::forward::Pipes;
+use crate::sys::pipe::Pipe;
+
+/// All but bytes and pipe.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct DirectionCopy {
+    /// Bytes that are held.
+    held: usize,
+    /// Bytes inside the pipe; with none there is no pipe.
+    inside: usize,
+    credit: usize,
+    splices: bool,
+    in_a_row: u8,
+    end: End,
+}
+
+impl Direction {
+    /// Copies it; its bytes go behind `bytes`, the ends of its pipe behind `descriptors`.
+    pub fn copy_to<'d>(&'d self, bytes: &mut Vec<u8>, descriptors: &mut Vec<BorrowedFd<'d>>) -> DirectionCopy {
+        let held = &self.held[self.held_from..];
+        bytes.extend_from_slice(held);
+        let pipe = self.pipe.as_ref().filter(|_| self.inside > 0);
+        descriptors.extend(pipe.into_iter().flat_map(|pipe| pipe.ends()));
+        let (splices, in_a_row) = match self.mode {
+            Mode::Copy(full) => (false, full),
+            Mode::Splice(small) => (true, small),
+        };
+        let Self { inside, credit, end, .. } = *self;
+        DirectionCopy { held: held.len(), inside, credit, splices, in_a_row, end }
+    }
+
+    /// Makes it again from the copy, the first of `bytes` and the next of `descriptors`.
+    ///
+    /// # Errors
+    /// `InvalidData` when some are missing.
+    pub fn from_copy(
+        copy: &DirectionCopy,
+        bytes: &mut &[u8],
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+        pipes: &Pipes,
+    ) -> io::Result<Self> {
+        let (held, rest) = bytes.split_at_checked(copy.held).ok_or(io::ErrorKind::InvalidData)?;
+        *bytes = rest;
+        let mut pipe = None;
+        if copy.inside > 0 {
+            let (Some(read), Some(write)) = (descriptors.next(), descriptors.next()) else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            pipe = Some(Box::new(Pipe::of(read, write)?));
+            pipes.count_in();
+        }
+        let mode = if copy.splices { Mode::Splice(copy.in_a_row) } else { Mode::Copy(copy.in_a_row) };
+        let DirectionCopy { inside, credit, end, .. } = *copy;
+        Ok(Self { held: held.to_vec(), held_from: 0, pipe, inside, credit, mode, end })
+    }
+}
