@@ -68,19 +68,30 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// Runs the daemon until it is told to stop; as `heir` it takes the place of a running one.
-pub fn run(config: Config, source: ConfigSource, level: tracing::Level, heir: Option<&Heir>) -> Result<(), StartError> {
-    let outcome = start(config, source, level, heir);
-    if let (Err(error), Some(heir)) = (&outcome, heir) {
+pub fn run(
+    config: Config,
+    source: ConfigSource,
+    level: tracing::Level,
+    mut heir: Option<Heir>,
+) -> Result<(), StartError> {
+    let outcome = start(config, source, level, &mut heir);
+    if let (Err(error), Some(heir)) = (&outcome, &heir) {
         heir.refuse(&error.to_string());
     }
     outcome
 }
 
-fn start(config: Config, source: ConfigSource, level: tracing::Level, heir: Option<&Heir>) -> Result<(), StartError> {
-    let inherited = heir.map(Heir::inherit).transpose().map_err(StartError::TakeOver)?;
+/// Takes `heir` once the control plane has to do with it.
+fn start(
+    config: Config,
+    source: ConfigSource,
+    level: tracing::Level,
+    heir: &mut Option<Heir>,
+) -> Result<(), StartError> {
+    let inherited = heir.as_ref().map(Heir::inherit).transpose().map_err(StartError::TakeOver)?;
     let handed_over = if heir.is_some() { Vec::new() } else { descriptors::take().map_err(StartError::System)? };
     // Each closing stays in force for whoever is started, and there may be sixteen at most.
-    let confined = heir.is_some_and(|heir| heir.confined);
+    let confined = heir.as_ref().is_some_and(|heir| heir.confined);
     let closed = if confined { None } else { confine(&config, &source) };
     let confined = closed.is_none();
     let limit = limits::raise_descriptor_limit();
@@ -102,7 +113,7 @@ fn start(config: Config, source: ConfigSource, level: tracing::Level, heir: Opti
     let outcome = runtime.block_on(async {
         let path = &config.global.status_socket;
         let status = match given.status.take() {
-            Some((listener, file)) => StatusSocket::adopt(listener, given.status_path.as_ref().unwrap_or(path), file),
+            Some(listener) => StatusSocket::adopt(listener, given.status_path.as_ref().unwrap_or(path)),
             None => StatusSocket::open(path),
         };
         let status = status.map_err(StartError::Socket)?;
@@ -131,8 +142,18 @@ fn start(config: Config, source: ConfigSource, level: tracing::Level, heir: Opti
         }
         plane.start(&cpus, &shared, &snapshot).map_err(StartError::System)?;
         let plane = Box::new(plane);
-        let heir = heir.cloned().zip(given.estate);
-        let start = control::Start { shared, source, snapshot, plane, status, metrics, confined, heir };
+        let heir = heir.take().zip(given.estate);
+        let start = control::Start {
+            shared,
+            source,
+            snapshot,
+            plane,
+            status,
+            owns_status_file: given.owns_status_file,
+            metrics,
+            confined,
+            heir,
+        };
         control::run(start).await.map_err(StartError::TakeOver)
     });
     // A file on a dead mount must not keep the process.

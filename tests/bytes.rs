@@ -20,12 +20,16 @@ use ledger::{Goal, Holdings, Ledger, from_env};
 use nix::sys::signal::Signal;
 use shortage::{take_pipes_away, without_privilege};
 use support::judge::{Direction, Verdict};
+use support::log_tail::LogTail;
 use support::plan::{KINDS, Relay};
 use support::{Backend, Daemon, eventually, own_loopback};
 
 const SESSIONS: u64 = 20_000;
 /// Sessions of the run without pipes now and then.
 const SHORT_SESSIONS: u64 = 4000;
+/// Sessions of the run with upgrades, and the fewest of these.
+const UPGRADE_SESSIONS: u64 = 20_000;
+const UPGRADES: u64 = 100;
 /// Memory of the daemon that may be left after any number of sessions. Measured: 0.9 to 1.4 MiB, after 4 000 as after
 /// 50 000.
 const MOST_LEFT: u64 = 3 << 20;
@@ -72,7 +76,7 @@ relay = "splice"
 
 #[test]
 fn every_byte_and_every_end_arrives_as_it_was_sent_on_every_path() {
-    let verdict = run(Goal::from_env("SLUICE_TEST_SESSIONS", SESSIONS), Pipes::Enough);
+    let verdict = run(Goal::from_env("SLUICE_TEST_SESSIONS", SESSIONS), Trouble::None);
     if verdict.judged >= SESSIONS {
         assert!(KINDS.iter().all(|(kind, _)| verdict.ends.keys().any(|(seen, _)| seen == kind)), "{:?}", verdict.ends);
         for direction in Direction::BOTH {
@@ -89,7 +93,7 @@ fn every_byte_and_every_end_arrives_as_it_was_sent_on_every_path() {
 
 #[test]
 fn while_pipes_run_short_every_byte_arrives_too() {
-    let verdict = run(Goal::from_env("SLUICE_TEST_SHORT_SESSIONS", SHORT_SESSIONS), Pipes::Short);
+    let verdict = run(Goal::from_env("SLUICE_TEST_SHORT_SESSIONS", SHORT_SESSIONS), Trouble::FewPipes);
     if verdict.judged >= SHORT_SESSIONS {
         for direction in Direction::BOTH {
             for relay in [Relay::Auto, Relay::Splice] {
@@ -100,12 +104,19 @@ fn while_pipes_run_short_every_byte_arrives_too() {
     }
 }
 
-/// Whether the kernel gives the daemon what it asks for.
+#[test]
+fn while_processes_take_over_from_each_other_every_byte_arrives_too() {
+    run(Goal::from_env("SLUICE_TEST_UPGRADE_SESSIONS", UPGRADE_SESSIONS), Trouble::Upgrades);
+}
+
+/// What happens meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pipes {
-    Enough,
-    /// Only half of the time; otherwise those of two pages, which are of no use.
-    Short,
+enum Trouble {
+    None,
+    /// Pipes only half of the time; otherwise those of two pages, which are of no use.
+    FewPipes,
+    /// Another process takes over again and again.
+    Upgrades,
 }
 
 /// One at a time: what one takes away the other would miss, because the daemon gives up the right to more.
@@ -113,28 +124,30 @@ static BUDGET: Mutex<()> = Mutex::new(());
 
 /// Plays sessions through a daemon until the goal is reached; every byte, every end and every record must be right.
 #[track_caller]
-fn run(goal: Goal, pipes: Pipes) -> Verdict {
+fn run(goal: Goal, trouble: Trouble) -> Verdict {
     let _budget = BUDGET.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = from_env("SLUICE_TEST_SEED").unwrap_or_else(|| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 % 1_000_000_000)
     });
-    eprintln!("SLUICE_TEST_SEED={seed}, {goal:?}, {pipes:?}");
+    eprintln!("SLUICE_TEST_SEED={seed}, {goal:?}, {trouble:?}");
     let ledger = Arc::new(Ledger::new(seed, goal));
     let address = own_loopback();
     let backend = Backend::start((address, 1001), {
         let ledger = Arc::clone(&ledger);
         move |stream| ledger.serve(stream)
     });
-    let mut daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| match pipes {
-        Pipes::Enough => command,
-        Pipes::Short => without_privilege(command),
+    let mut daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| match trouble {
+        Trouble::FewPipes => without_privilege(command),
+        Trouble::None | Trouble::Upgrades => command,
     });
     let before = Holdings::of(&daemon);
     let begun = Instant::now();
     let over = AtomicBool::new(false);
     let tail = thread::scope(|scope| {
-        let tail = scope.spawn(|| ledger.judge_records(&daemon, &over));
-        if pipes == Pipes::Short {
+        let tail = if trouble == Trouble::Upgrades { LogTail::of_several(&daemon) } else { LogTail::new(&daemon) };
+        let tail = scope.spawn(|| ledger.judge_records(&daemon, tail, &over));
+        let upgrades = (trouble == Trouble::Upgrades).then(|| scope.spawn(|| upgrade_until(&daemon, &over)));
+        if trouble == Trouble::FewPipes {
             scope.spawn(|| take_pipes_away(&over));
         }
         // Also when this thread panics, or the others would run for ever.
@@ -147,6 +160,9 @@ fn run(goal: Goal, pipes: Pipes) -> Verdict {
         // The verdict tells what is missing if they do not all come.
         let _ = within_lag(|| ledger.judge.count() >= ledger.begun());
         drop(end);
+        if let Some(upgrades) = upgrades {
+            upgrades.join().unwrap();
+        }
         tail.join().unwrap()
     });
     let took = begun.elapsed();
@@ -158,18 +174,31 @@ fn run(goal: Goal, pipes: Pipes) -> Verdict {
     tail.read_rest(|line| ledger.judge.line(line));
     let verdict = ledger.judge.close();
     let (sessions, mebibytes) = (ledger.begun(), verdict.total() >> 20);
-    eprintln!("{pipes:?}: {sessions} sessions, {mebibytes} MiB in {took:?}, {fallbacks} times without a pipe");
+    eprintln!("{trouble:?}: {sessions} sessions, {mebibytes} MiB in {took:?}, {fallbacks} times without a pipe");
     verdict.ends.iter().for_each(|((kind, end), count)| eprintln!("{kind:?}, {end}: {count}"));
     verdict.moved.iter().for_each(|((relay, direction), paths)| eprintln!("{relay:?}, {direction:?}: {paths:?} bytes"));
     let Verdict { wrong, wrong_count, .. } = &verdict;
     assert!(wrong.is_empty(), "seed {seed}, {wrong_count} wrong records:\n{}", wrong.join("\n"));
     assert_eq!(verdict.judged, sessions, "seed {seed}: exactly one record per connection");
     assert_eq!(verdict.planned, verdict.recorded, "seed {seed}: bytes of orderly sessions");
-    assert_eq!(fallbacks > 0.5, pipes == Pipes::Short, "{fallbacks} times without a pipe");
+    assert_eq!(fallbacks > 0.5, trouble == Trouble::FewPipes, "{fallbacks} times without a pipe");
     for (direction, counted) in Direction::BOTH.into_iter().zip(counted) {
         assert_counted(&verdict, direction, counted);
     }
     verdict
+}
+
+/// Has another process take over, again and again.
+fn upgrade_until(daemon: &Daemon, over: &AtomicBool) {
+    let (mut count, mut sessions, mut longest) = (0, 0, 0.0_f64);
+    while !over.load(Ordering::SeqCst) || count < UPGRADES {
+        let done = daemon.upgrade();
+        count += 1;
+        sessions += done["sessions"].as_u64().unwrap();
+        longest = longest.max(done["pause_ms"].as_f64().unwrap());
+    }
+    eprintln!("{count} upgrades with {sessions} sessions, the longest pause {longest:.1} ms");
+    assert!(sessions > count, "sessions were open meanwhile: {sessions} in {count} upgrades");
 }
 
 struct SetAtEnd<'a>(&'a AtomicBool);

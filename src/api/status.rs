@@ -19,7 +19,7 @@ pub struct StatusReport {
     pub phase: String,
     /// When it started.
     pub started: jiff::Timestamp,
-    /// 1 at start, one more with every reload.
+    /// 1 at start, one more with every reload and upgrade.
     pub generation: u64,
     /// How the last reload went.
     pub last_reload: Option<ReloadReport>,

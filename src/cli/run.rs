@@ -64,7 +64,7 @@ pub fn run(globals: &Globals, args: RunArgs) -> Exit {
         (false, 1) => tracing::Level::DEBUG,
         (false, _) => tracing::Level::TRACE,
     };
-    match daemon::run(config, source, level, heir.as_ref()) {
+    match daemon::run(config, source, level, heir) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             message(&error.to_string());

@@ -49,6 +49,8 @@ pub struct Start {
     pub plane: Box<dyn DataPlane>,
     /// The status socket.
     pub status: StatusSocket,
+    /// Whether the file of a socket that was handed over goes with this process.
+    pub owns_status_file: bool,
     /// The socket of the metrics.
     pub metrics: Option<TcpListener>,
     /// Whether most of the file system is closed for the process.
@@ -62,7 +64,7 @@ pub struct Start {
 /// # Errors
 /// When it was to take the place of another process and that came to nothing.
 pub async fn run(start: Start) -> Result<(), String> {
-    let Start { shared, source, snapshot, plane, status, metrics, confined, heir } = start;
+    let Start { shared, source, snapshot, plane, status, owns_status_file, metrics, confined, heir } = start;
     let (stops, mut asked_to_stop) = mpsc::unbounded_channel();
     shared.set_snapshot(Arc::clone(&snapshot));
     let renewal = Rc::new(Notify::new());
@@ -84,17 +86,15 @@ pub async fn run(start: Start) -> Result<(), String> {
         confined,
         program: upgrade::Program::of_this_process().map_err(|error| format!("cannot find this program: {error}")),
         given: RefCell::default(),
+        predecessor: RefCell::default(),
         succeeded: Cell::new(false),
     });
     if let Some((heir, estate)) = heir {
-        // Its file belongs to the other process until this one has taken over.
-        let ours = status.is_ours();
-        status.leave_file();
         if let Err(why) = inherit(&control, &snapshot, &heir, estate).await {
             heir.refuse(&why);
             return Err(why);
         }
-        if ours {
+        if owns_status_file {
             status.keep_file();
         }
     }

@@ -38,6 +38,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
@@ -47,7 +48,7 @@ use crate::sys::channel::{Channel, Parcel};
 
 pub use lifecycle::{Start, run};
 pub use log_writer::{start_log, start_tracing};
-pub use socket::{MadeBy, SocketError, StatusSocket};
+pub use socket::{SocketError, StatusSocket};
 pub use upgrade::{Estate, Heir, Inherited, Socket};
 
 /// Where the configuration comes from, at start and at every reload.
@@ -159,6 +160,8 @@ pub struct Control {
     program: Result<upgrade::Program, String>,
     /// What is left to do once another process has taken over.
     given: RefCell<Option<upgrade::Given>>,
+    /// Ends once the process whose place this one took has sent all.
+    predecessor: RefCell<Option<JoinHandle<()>>>,
     /// Whether another process has taken over: what is kept on disk is its affair now.
     succeeded: Cell<bool>,
 }

@@ -41,7 +41,7 @@ impl Public {
     pub fn duplicate(&self) -> io::Result<Vec<(Sockets, OwnedFd)>> {
         let mut all = Vec::new();
         if let Some(status) = &self.status {
-            let (path, ours) = (status.path().to_owned(), status.is_ours());
+            let (path, ours) = (status.path().to_owned(), status.owns_file());
             all.push((Sockets::Status { path, ours }, status.as_fd().try_clone_to_owned()?));
         }
         if let Some((listener, address)) = &self.metrics {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::StartError;
 use crate::config::Config;
-use crate::control::{Estate, Inherited, MadeBy, Socket};
+use crate::control::{Estate, Inherited, Socket};
 use crate::sys::descriptors::{Handed, HandedOver};
 
 /// `FileDescriptorName=` of the status socket.
@@ -19,8 +19,10 @@ pub type Listeners = HashMap<SocketAddr, Vec<socket2::Socket>>;
 /// What is open.
 #[derive(Default)]
 pub struct Given {
-    /// The status socket, and whose its file is.
-    pub status: Option<(UnixListener, MadeBy)>,
+    /// The status socket.
+    pub status: Option<UnixListener>,
+    /// Whether its file is to go with this process, once that has taken over.
+    pub owns_status_file: bool,
     /// Its path, where that is known.
     pub status_path: Option<PathBuf>,
     /// The socket of the metrics.
@@ -46,8 +48,7 @@ impl Given {
                     }
                 }
                 Socket::Status(descriptor, path, ours) => {
-                    let file = if ours { MadeBy::Us } else { MadeBy::Another };
-                    given.status = Some((descriptor.into(), file));
+                    (given.status, given.owns_status_file) = (Some(descriptor.into()), ours);
                     given.status_path = Some(path);
                 }
                 Socket::Metrics(descriptor, address) => given.metrics = Some((descriptor.into(), address)),
@@ -64,7 +65,7 @@ impl Given {
         let mut given = Self::default();
         for HandedOver { name, what } in all {
             match what {
-                Handed::Unix(listener) if name == STATUS_NAME => given.status = Some((listener, MadeBy::Another)),
+                Handed::Unix(listener) if name == STATUS_NAME => given.status = Some(listener),
                 Handed::Tcp(socket, address) => {
                     let own = config.listeners.iter().find(|listener| *listener.name == *name);
                     if own.is_some_and(|listener| !listener.bind.contains(&address)) {

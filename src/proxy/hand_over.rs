@@ -15,7 +15,7 @@ use super::session::carry::{Places, SessionCopy, Shares};
 use super::view::carry::{BackendCopy, ListenerCopy, PoolCopy};
 use super::worker::Worker;
 use crate::decide::close::CloseReason;
-use crate::state::Heirs;
+use crate::state::{Heirs, Matching};
 use crate::sys::channel::{Channel, MOST_DESCRIPTORS, Parcel};
 use crate::sys::clock::monotonic_ns;
 
@@ -45,19 +45,19 @@ impl<T> Known<T> {
     }
 }
 
-/// Sends those that the worker has put aside, as messages of `kind`; they stay here. Returns how many there are.
+/// Sends those that the worker has put aside, as messages of `kind`; they stay here. Returns how many were sent by now.
 ///
 /// # Errors
 /// When the other end does not take them.
 pub fn send_held(worker: &Worker, channel: &Channel, kind: u32) -> io::Result<u64> {
-    worker.held.look(|held| {
-        let mut rest = held;
+    let sent = worker.held.send(|mut rest| {
         while !rest.is_empty() {
             let count = send_some(rest, channel, kind)?;
             rest = &rest[count..];
         }
-        Ok(held.len() as u64)
-    })
+        io::Result::Ok(())
+    });
+    sent.map(|count| count as u64)
 }
 
 /// Sends the first ones, as many as fit in a message. Returns how many.
@@ -119,24 +119,25 @@ pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs) -> io::Result<u64
     Ok(count)
 }
 
-/// Lets go of those that are put aside: another process has them. Nothing is recorded, and their sockets are closed without
-/// a word on the wire.
+/// Lets go of those that were sent: another process has them. Nothing is recorded, and their sockets are closed without a
+/// word on the wire.
 pub fn let_go(worker: &Worker) {
-    for (session, flow) in worker.held.take() {
+    for (session, flow) in worker.held.take_sent() {
         flow.let_go(&worker.pipes);
         record::left_to_another(worker, &session);
     }
 }
 
 /// Sends sessions that were still set up when the others went, each once its bytes flow; runs until it is dropped.
-pub async fn send_late(worker: &Worker, channel: &Channel, kind: u32) {
+pub async fn send_late(worker: &Rc<Worker>, channel: &Channel, kind: u32) {
     loop {
-        worker.held.came().await;
         if let Err(error) = send_held(worker, channel, kind) {
-            tracing::error!(%error, "a session could not be handed over late, and ends");
-            worker.held.look(|held| held.iter().for_each(|(session, _)| session.order(CloseReason::Shutdown)));
+            tracing::error!(%error, "sessions could not be handed over late, and end here");
+            worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX);
+            return worker.release();
         }
         let_go(worker);
+        worker.held.came().await;
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Held {
     /// Sessions whose bytes flow and that are not put aside.
     flowing: Cell<usize>,
     aside: RefCell<Vec<(Rc<Session>, Flow)>>,
+    /// The first so many of these were sent to another process.
+    sent: Cell<usize>,
     came: Notify,
 }
 
@@ -54,13 +56,25 @@ impl Held {
         self.came.notify_one();
     }
 
-    /// Looks at those that are put aside.
-    pub fn look<T>(&self, look: impl FnOnce(&[(Rc<Session>, Flow)]) -> T) -> T {
-        look(&self.aside.borrow())
+    /// Has those sent that were not yet; returns how many were by now.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn send<E>(&self, send: impl FnOnce(&[(Rc<Session>, Flow)]) -> Result<(), E>) -> Result<usize, E> {
+        let aside = self.aside.borrow();
+        send(&aside[self.sent.get()..])?;
+        self.sent.set(aside.len());
+        Ok(aside.len())
     }
 
-    /// Takes those that are put aside.
+    /// Takes those that were sent.
+    pub fn take_sent(&self) -> Vec<(Rc<Session>, Flow)> {
+        self.aside.borrow_mut().drain(..self.sent.take()).collect()
+    }
+
+    /// Takes all.
     pub fn take(&self) -> Vec<(Rc<Session>, Flow)> {
+        self.sent.set(0);
         std::mem::take(&mut *self.aside.borrow_mut())
     }
 

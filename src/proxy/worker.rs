@@ -265,8 +265,8 @@ impl Worker {
         self.peers.borrow().iter().filter_map(mpsc::WeakUnboundedSender::upgrade).collect()
     }
 
-    /// Returns how many were told.
-    fn end(&self, matching: &Matching, reason: CloseReason, most: usize) -> u64 {
+    /// Has sessions end, `most` at most of those that were not told yet. Returns how many were told.
+    pub fn end(&self, matching: &Matching, reason: CloseReason, most: usize) -> u64 {
         let mut left = most;
         self.sessions.for_each(|session| {
             let facts = session.facts.borrow();

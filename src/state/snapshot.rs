@@ -163,7 +163,7 @@ impl Pool {
 /// One generation.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// 1 at start, one more with every reload; what names and operators change does not count.
+    /// 1 at start, one more with every reload and upgrade; what names and operators change does not count.
     pub generation: u64,
     /// The configuration that it came from.
     pub config: Arc<Config>,

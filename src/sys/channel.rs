@@ -153,7 +153,7 @@ mod tests {
             here.send(5, b"one", &[write.as_fd()]).expect("taken");
             drop(write);
             here.send(6, &large, &[]).expect("taken");
-            here.send(b"", &[here.stream.as_fd(); MOST_DESCRIPTORS]).expect("taken");
+            here.send(7, b"", &[here.stream.as_fd(); MOST_DESCRIPTORS]).expect("taken");
         });
         let mut next = || there.receive().expect("a message");
         let one = next().expect("the first");

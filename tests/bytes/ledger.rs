@@ -185,8 +185,7 @@ impl Ledger {
     }
 
     /// Judges records as they come until the run is over.
-    pub fn judge_records(&self, daemon: &Daemon, over: &AtomicBool) -> LogTail {
-        let mut tail = LogTail::new(daemon);
+    pub fn judge_records(&self, daemon: &Daemon, mut tail: LogTail, over: &AtomicBool) -> LogTail {
         let mut told = Instant::now();
         while !over.load(Ordering::SeqCst) {
             tail.read(|line| self.judge.line(line));

@@ -14,7 +14,8 @@ use super::{Daemon, eventually};
 const ENOUGH: u64 = 4 << 20;
 
 pub struct LogTail {
-    pid: Pid,
+    /// Whom to ask for a new file; `None`: the log is not that long.
+    pid: Option<Pid>,
     folder: PathBuf,
     file: File,
     /// Bytes read of this file.
@@ -27,16 +28,21 @@ impl LogTail {
     pub fn new(daemon: &Daemon) -> Self {
         let folder = daemon.dir().to_owned();
         let file = File::open(folder.join("log")).unwrap();
-        Self { pid: daemon.pid(), folder, file, read: 0, rest: Vec::new() }
+        Self { pid: Some(daemon.pid()), folder, file, read: 0, rest: Vec::new() }
+    }
+
+    /// Without new files: several processes write to this one.
+    pub fn of_several(daemon: &Daemon) -> Self {
+        Self { pid: None, ..Self::new(daemon) }
     }
 
     /// Hands over the whole lines that have come since the last call.
     pub fn read(&mut self, mut take: impl FnMut(&str)) {
         self.read_file(&mut take);
-        if self.read > ENOUGH {
+        if let Some(pid) = self.pid.filter(|_| self.read > ENOUGH) {
             let (log, old) = (self.folder.join("log"), self.folder.join("log.old"));
             fs::rename(&log, &old).unwrap();
-            kill(self.pid, Signal::SIGUSR1).unwrap();
+            kill(pid, Signal::SIGUSR1).unwrap();
             // Once there is a new file, nothing is written to the old one.
             let fresh = eventually("a new log", || File::open(&log).ok());
             self.read_file(&mut take);

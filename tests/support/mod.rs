@@ -24,6 +24,7 @@ pub mod backend;
 pub mod checked;
 pub mod counting;
 pub mod dns;
+pub mod heir;
 pub mod hello;
 pub mod judge;
 pub mod line;
@@ -118,6 +119,7 @@ pub fn through<'a>(command: &'a mut Command, wrapper: &str, arguments: &[&str]) 
 /// A running daemon. Its log is JSON in a file; records and messages are lines of it.
 pub struct Daemon {
     child: Child,
+    heir: heir::Heir,
     dir: TempDir,
     /// Where the test's listeners and backends may live.
     pub address: Ipv4Addr,
@@ -151,7 +153,7 @@ impl Daemon {
         command.arg("run").arg("-c").arg(dir.path().join("sluice.toml"));
         command.stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
         let child = adjust(&mut command).spawn().expect("start sluice");
-        let mut daemon = Self { child, dir, address };
+        let mut daemon = Self { child, heir: heir::Heir::default(), dir, address };
         daemon.wait_for_status(|status| status == 200);
         daemon
     }
@@ -165,7 +167,7 @@ impl Daemon {
         command.arg("run").arg("-c").arg(dir.path().join("sluice.toml"));
         command.stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
         let child = command.spawn().expect("start sluice");
-        let mut daemon = Self { child, dir, address };
+        let mut daemon = Self { child, heir: heir::Heir::default(), dir, address };
         daemon.wait_for_status(|_| true);
         daemon
     }
@@ -192,7 +194,7 @@ impl Daemon {
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        self.heir.pid().unwrap_or(Pid::from_raw(self.child.id() as i32))
     }
 
     /// `ADDRESS:port` of this test.
@@ -299,7 +301,8 @@ impl Daemon {
     #[track_caller]
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        eventually("sluice ends", || child.try_wait().unwrap())
+        let status = eventually("sluice ends", || child.try_wait().unwrap());
+        self.heir.wait().unwrap_or(status)
     }
 
     /// Memory that the daemon alone has and has written, in bytes. Pages of the program's file do not count: whether they

@@ -15,7 +15,7 @@ pub fn process(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
     out.gauges("start_time_seconds", "When the process started, Unix time", [(NONE, seconds(shared.started))])?;
     let snapshot = shared.snapshot();
     let generation = snapshot.as_ref().map_or(0, |snapshot| snapshot.generation);
-    out.gauges("config_generation", "1 at start, one more with every reload", [(NONE, generation as f64)])?;
+    out.gauges("config_generation", "1 at start, one more with every reload and upgrade", [(NONE, generation as f64)])?;
     let reloads = shared.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (ok, at) = reloads.last.as_ref().map_or((true, shared.started), |last| (last.ok, last.at));
     out.gauges("config_last_reload_successful", "Whether the last reload took effect", [(NONE, flag(ok))])?;

@@ -61,16 +61,8 @@ impl std::error::Error for SocketError {}
 pub struct StatusSocket {
     listener: UnixListener,
     path: PathBuf,
-    file: Cell<MadeBy>,
-}
-
-/// Whose the socket's file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MadeBy {
-    /// Ours: it goes with us.
-    Us,
-    /// The service manager's, or a process's that takes our place.
-    Another,
+    /// Whether the file goes with it.
+    owns_file: Cell<bool>,
 }
 
 impl StatusSocket {
@@ -95,13 +87,13 @@ impl StatusSocket {
         nix::sys::stat::umask(mask);
         let listener = bound.map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), file: Cell::new(MadeBy::Us) })
+        Ok(Self { listener, path: path.to_owned(), owns_file: Cell::new(true) })
     }
 
-    /// Takes a socket that somebody else opened, with the mode that it has.
-    pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path, file: MadeBy) -> Result<Self, SocketError> {
+    /// Takes a socket that somebody else opened, with the mode that it has. The file stays theirs.
+    pub fn adopt(listener: std::os::unix::net::UnixListener, path: &Path) -> Result<Self, SocketError> {
         let listener = UnixListener::from_std(listener).map_err(|error| SocketError::Failed(path.to_owned(), error))?;
-        Ok(Self { listener, path: path.to_owned(), file: Cell::new(file) })
+        Ok(Self { listener, path: path.to_owned(), owns_file: Cell::new(false) })
     }
 
     /// Its path.
@@ -110,18 +102,18 @@ impl StatusSocket {
     }
 
     /// Whether its file goes with it.
-    pub fn is_ours(&self) -> bool {
-        self.file.get() == MadeBy::Us
+    pub fn owns_file(&self) -> bool {
+        self.owns_file.get()
     }
 
     /// The file goes with it from now on.
     pub fn keep_file(&self) {
-        self.file.set(MadeBy::Us);
+        self.owns_file.set(true);
     }
 
     /// Leaves the file to whoever has the socket besides.
     pub fn leave_file(&self) {
-        self.file.set(MadeBy::Another);
+        self.owns_file.set(false);
     }
 }
 
@@ -133,7 +125,7 @@ impl AsFd for StatusSocket {
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if self.owns_file() {
             // A file that is left behind is recognised as stale at the next start.
             let _ = fs::remove_file(&self.path);
         }

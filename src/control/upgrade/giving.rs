@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -62,6 +61,12 @@ async fn try_upgrade(control: &Handle, begun: Instant) -> Result<Upgraded, Strin
     // Nothing else changes meanwhile what is in force.
     let turn = control.reloading.try_lock().map_err(|_| "a reload or another upgrade runs".to_owned())?;
     is_running(control)?;
+    // What it still sends is for this process, and would come too late.
+    let predecessor = control.predecessor.take();
+    if let Some(predecessor) = predecessor {
+        // It neither panics nor is aborted.
+        let _ = predecessor.await;
+    }
     let (mut successor, version) = start(control).await?;
     is_running(control)?;
     // Until the sessions are given away this thread does nothing else, so that nothing changes that was told already.
@@ -243,10 +248,6 @@ fn leave_the_rest(control: &Handle) {
 /// Waits for the sessions that were still set up, hands over what was counted since, and ends.
 pub async fn bid_farewell(control: &Handle) {
     let Some(Given { channel, counted }) = control.given.take() else { return };
-    let active = control.shared.active.load(Ordering::Relaxed);
-    if active > 0 {
-        tracing::info!(connections = active, "connections that are still set up follow");
-    }
     if timeout(LATE_LIMIT, ended(control)).await.is_err() {
         control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
         // As when stopping.

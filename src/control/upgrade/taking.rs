@@ -184,8 +184,9 @@ fn receive_counts(control: &Handle, snapshot: &Arc<Snapshot>, channel: &Channel)
 
 /// Takes what the other process still has to send, until it ends.
 fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<Heirs>) {
-    let (control, snapshot, channel) = (Handle::clone(control), Arc::clone(snapshot), Arc::clone(&heir.channel));
-    spawn_local(async move {
+    let (snapshot, channel) = (Arc::clone(snapshot), Arc::clone(&heir.channel));
+    let own = Handle::clone(control);
+    let following = spawn_local(async move {
         let begun = Instant::now();
         let mut late = 0;
         loop {
@@ -193,11 +194,11 @@ fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<He
             let heard = spawn_blocking(move || hear(&ear)).await.map_err(|error| error.to_string()).flatten();
             match heard {
                 Ok(Heard::Sessions(parcel)) => {
-                    control.plane.borrow().take_up_late(late, parcel, &heirs);
+                    own.plane.borrow().take_up_late(late, parcel, &heirs);
                     late += 1;
                 }
                 Ok(Heard::Word(Word::Counts(tallies), _)) => {
-                    drop(control.plane.borrow().count(&Arc::new(*tallies), &snapshot));
+                    drop(own.plane.borrow().count(&Arc::new(*tallies), &snapshot));
                 }
                 Ok(Heard::Word(Word::Bye, _)) => break,
                 Ok(Heard::Word(other, _)) => tracing::warn!(why = out_of_turn(&other), "from the process before"),
@@ -209,4 +210,5 @@ fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<He
         }
         tracing::info!(late, took_ms = begun.elapsed().as_millis() as u64, "the process before has ended");
     });
+    control.predecessor.replace(Some(following));
 }

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::estate::Estate;
 use crate::state::Tallies;
@@ -35,7 +36,7 @@ pub const SESSIONS: u32 = 2;
 
 /// What is said.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "say", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Word {
     /// Who is there, and which versions of the format it can write.
     Hello(Hello),
@@ -168,8 +169,12 @@ pub fn hear_word(channel: &Channel) -> Result<Word, String> {
 
 /// What it means that a word came out of turn.
 pub fn out_of_turn(word: &Word) -> String {
-    let name = serde_json::to_value(word).ok().and_then(|value| value["say"].as_str().map(str::to_owned));
-    format!("`{}` came out of turn", name.unwrap_or_default())
+    let name = match serde_json::to_value(word) {
+        Ok(Value::String(name)) => name,
+        Ok(Value::Object(named)) => named.into_iter().map(|(name, _)| name).collect(),
+        _ => String::new(),
+    };
+    format!("`{name}` came out of turn")
 }
 
 fn lost(error: &io::Error) -> String {
