@@ -11,7 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use super::estate::Estate;
 use super::words::{
-    FORMAT, Hello, Listening, OLDEST, SESSIONS, Sockets, Word, hear_word, out_of_turn, say, say_listening, say_with,
+    FORMAT, Hello, Listening, OLDEST, SESSIONS, Sockets, Word, hear_word, lost, out_of_turn, say, say_listening,
+    say_with,
 };
 use super::{READY_LIMIT, STEP_LIMIT, TAKE_OVER};
 use crate::api::Upgraded;
@@ -226,7 +227,7 @@ fn offer(control: &Control, channel: &Arc<Channel>) -> Result<u64, String> {
     for worker in control.plane.borrow().hand_over(channel, SESSIONS) {
         let sent =
             worker.recv_timeout(STEP_LIMIT).map_err(|_| "a worker did not come to a stand in time".to_owned())?;
-        sessions += sent.map_err(|error| format!("sessions could not be sent: {error}"))?;
+        sessions += sent.map_err(|error| lost(&error))?;
     }
     say(channel, &Word::Handed { sessions })?;
     match hear_word(channel)? {

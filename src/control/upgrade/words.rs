@@ -177,7 +177,8 @@ pub fn out_of_turn(word: &Word) -> String {
     format!("`{name}` came out of turn")
 }
 
-fn lost(error: &io::Error) -> String {
+/// What it means that the channel does not work.
+pub fn lost(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the other process did not answer in time".to_owned(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
