@@ -40,6 +40,7 @@ pub mod scripted;
 pub mod servers;
 pub mod speaker;
 pub mod strace;
+pub mod talkers;
 pub mod terminal;
 pub mod tools;
 
