@@ -145,23 +145,34 @@ fn words_that_were_kept_survive_a_kill_at_any_time() {
 
 #[test]
 fn words_that_were_kept_survive_a_kill_at_every_step_of_writing() {
-    let (mut halves, mut lost) = (0, 0);
-    for step in 1..=12 {
-        let scene = Scene::new();
-        let fresh = scene.fresh();
-        let kill = format!("inject=all:signal=SIGKILL:when={step}");
-        // Kills at the call of this number that has to do with the second file.
-        let mut daemon = scene.start(|command| {
-            through(command, "strace", &["-f", "-q", "-o", "/dev/null", "-P", fresh.to_str().unwrap(), "-e", &kill])
-        });
-        let (tell, _told) = mpsc::channel();
-        let said = Operator::new(&daemon.socket(), Said { backend: "one", kept: 0, asked: 0 }).speak(&tell);
-        assert!(!daemon.wait_for_exit().success(), "step {step}");
-        halves += u32::from(fresh.exists());
-        let text = fs::read_to_string(scene.state()).unwrap_or_default();
-        lost += u32::from(!text.contains(&format!("\"said\": {},", said.asked)));
-        eprintln!("step {step}: kept {}, asked {}, half a file {}", said.kept, said.asked, fresh.exists());
-        scene.has_all(&[said]);
+    let (mut halves, mut renamed) = (0, 0);
+    // The calls that write a second file, put it in the place of the first, and make that last: the process is killed
+    // when it makes one of them, for the first word and for one after others.
+    let steps =
+        ["openat", "write", "fsync", "close", "/^rename"].map(|call| (call, Scene::fresh as fn(&Scene) -> PathBuf));
+    let last: (&str, fn(&Scene) -> PathBuf) = ("fsync", |scene| scene.dir.path().to_owned());
+    for (call, path) in steps.into_iter().chain([last]) {
+        for number in [1, 3] {
+            let scene = Scene::new();
+            let (path, kill) = (path(&scene), format!("inject={call}:signal=SIGKILL:when={number}"));
+            let mut daemon = scene.start(|command| {
+                through(command, "strace", &["-f", "-q", "-o", "/dev/null", "-P", path.to_str().unwrap(), "-e", &kill])
+            });
+            let (tell, _told) = mpsc::channel();
+            let said = Operator::new(&daemon.socket(), Said { backend: "one", kept: 0, asked: 0 }).speak(&tell);
+            assert!(!daemon.wait_for_exit().success(), "killed at {call}");
+            let text = fs::read_to_string(scene.state()).unwrap_or_default();
+            let is_new = text.contains(&format!("\"said\": {},", said.asked));
+            eprintln!(
+                "{call} {number}: kept {}, asked {}, half: {}, new: {is_new}",
+                said.kept,
+                said.asked,
+                scene.fresh().exists()
+            );
+            halves += u32::from(scene.fresh().exists());
+            renamed += u32::from(is_new);
+            scene.has_all(&[said]);
+        }
     }
-    assert!(halves >= 4 && lost >= 4, "it was killed in the midst of it: {halves} halves, {lost} words on their way");
+    assert!(halves >= 6 && renamed >= 2, "killed before and after the new file took its place: {halves}, {renamed}");
 }

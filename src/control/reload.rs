@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::overrides::keep;
+use super::renewal::GATHER;
 use super::{Handle, members, names, probes, standing};
 use crate::api::ReloadReport;
 use crate::config::{Config, RemovedSessions, Severity, check};
@@ -30,6 +31,17 @@ const STOPPING: &str = "the process is stopping";
 /// Those that are asked for while one runs become one: it begins after all of them were asked for.
 pub async fn reload(control: &Handle) -> ReloadReport {
     let ticket = control.reloads.draw();
+    in_turn(control, ticket).await
+}
+
+/// As [`reload`], for those who do not wait for the outcome: gathers those that are asked for at about the same time.
+pub async fn reload_soon(control: &Handle) -> ReloadReport {
+    let ticket = control.reloads.draw();
+    sleep(GATHER).await;
+    in_turn(control, ticket).await
+}
+
+async fn in_turn(control: &Handle, ticket: u64) -> ReloadReport {
     let _turn = control.reloading.lock().await;
     if let Some(report) = control.reloads.covered(ticket) {
         return report;

@@ -10,7 +10,7 @@ use super::{Handle, reload};
 use crate::state::{MOST_MEMBERS, Supplement};
 
 /// How long changes are gathered.
-const GATHER: Duration = Duration::from_millis(50);
+pub const GATHER: Duration = Duration::from_millis(50);
 
 /// Runs for ever; never while a reload runs.
 pub async fn keep_up(control: Handle) {
