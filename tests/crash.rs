@@ -52,20 +52,21 @@ impl Scene {
     }
 
     /// The file is whole, if there is one, and the next start has of every backend the last word that was answered, or the one
-    /// after it, which was on its way.
+    /// after it, which was on its way. That one counts from now on.
     #[track_caller]
-    fn has_all(&self, said: &[Said]) {
+    fn has_all(&self, said: &mut [Said]) {
         if let Ok(text) = fs::read(self.state()) {
             let whole: Value = serde_json::from_slice(&text).expect("a whole file");
             assert_eq!(whole["version"], 2);
         }
         let daemon = self.start(|command| command);
-        assert!(!daemon.log().contains("cannot use the state file"), "{}", daemon.log());
+        assert!(!self.dir.path().join("state.json.bad").exists(), "{}", daemon.log());
         let list = daemon.json("/v1/backends");
         for Said { backend, kept, asked } in said {
             let row = list.as_array().unwrap().iter().find(|row| row["backend"] == *backend).unwrap();
             let now = row["override"]["weight"].as_u64().unwrap_or(0);
             assert!(now == *kept || now == *asked, "{backend}: {kept} was kept, {asked} asked for, but it is {now}");
+            (*kept, *asked) = (now, now);
         }
     }
 }
@@ -137,7 +138,7 @@ fn words_that_were_kept_survive_a_kill_at_any_time() {
         });
         daemon.wait_for_exit();
         words += 1 + told.try_iter().count();
-        scene.has_all(&said);
+        scene.has_all(&mut said);
     }
     eprintln!("{words} words were kept");
     assert!(words > 100, "operators said something: {words}");
@@ -159,7 +160,7 @@ fn words_that_were_kept_survive_a_kill_at_every_step_of_writing() {
                 through(command, "strace", &["-f", "-q", "-o", "/dev/null", "-P", path.to_str().unwrap(), "-e", &kill])
             });
             let (tell, _told) = mpsc::channel();
-            let said = Operator::new(&daemon.socket(), Said { backend: "one", kept: 0, asked: 0 }).speak(&tell);
+            let mut said = Operator::new(&daemon.socket(), Said { backend: "one", kept: 0, asked: 0 }).speak(&tell);
             assert!(!daemon.wait_for_exit().success(), "killed at {call}");
             let text = fs::read_to_string(scene.state()).unwrap_or_default();
             let is_new = text.contains(&format!("\"said\": {},", said.asked));
@@ -171,7 +172,7 @@ fn words_that_were_kept_survive_a_kill_at_every_step_of_writing() {
             );
             halves += u32::from(scene.fresh().exists());
             renamed += u32::from(is_new);
-            scene.has_all(&[said]);
+            scene.has_all(std::slice::from_mut(&mut said));
         }
     }
     assert!(halves >= 6 && renamed >= 2, "killed before and after the new file took its place: {halves}, {renamed}");

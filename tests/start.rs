@@ -328,10 +328,10 @@ fn a_state_file_that_may_not_be_read_is_put_aside_and_its_words_are_not_lost() {
 }
 
 #[test]
-fn names_without_an_answer_do_not_hold_the_start_up_and_are_named() {
+fn names_without_an_answer_at_the_start_are_named_with_the_reason() {
     let address = own_loopback();
     let body = CONFIG.replace("{ip}:1001", "web.shop.test:1001");
-    // Nobody is there: the kernel says so at once.
+    // Nobody is there.
     let global = format!("resolvers = [\"{address}:5353\"]\n");
     let daemon = Daemon::start_on(address, &body, &global, |command| command);
     eventually("the log names it and says why", || {

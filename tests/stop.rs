@@ -70,6 +70,7 @@ fn second_word_ends_the_delay_of_readiness_too() {
         daemon.signal(Signal::SIGTERM);
         eventually("not ready", || is_draining(&daemon));
         drop(open_session(&daemon));
+        daemon.wait_for_records(1);
         daemon.signal(second);
         ends_at_once(daemon, session);
     }

@@ -13,7 +13,7 @@ use super::overrides::keep;
 use super::renewal::GATHER;
 use super::{Handle, members, names, probes, standing};
 use crate::api::ReloadReport;
-use crate::config::{Config, RemovedSessions, Severity, check};
+use crate::config::{Config, RemovedSessions, Severity, Sources, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
 use crate::state::{Backend, Matching, Snapshot, Supplement};
@@ -101,23 +101,25 @@ impl Requests {
     }
 }
 
-async fn try_reload(control: &Handle) -> Result<String, String> {
+/// Reads the files, and says what to look for where they cannot be read.
+async fn read(control: &Handle) -> Result<Sources, String> {
     let source = control.source.clone();
     // A file on a dead mount, or a pipe, must not hold up the control plane.
     let reading = tokio::task::spawn_blocking(move || source.read());
-    let sources = match timeout(READ_LIMIT, reading).await {
-        Ok(Ok(sources)) => sources.map_err(|error| match (error.cause.kind(), error.cause.raw_os_error()) {
-            // Said even to root, and although `sluice check` can read it.
-            (ErrorKind::PermissionDenied, Some(_)) => {
-                format!("{error}; a reload may read only where files were at the start")
-            }
-            _ => error.to_string(),
-        })?,
-        Ok(Err(_)) | Err(_) => {
-            let hint = "is one of it a pipe that nobody writes to, or on a disk that does not answer?";
-            return Err(format!("cannot read configuration {} within {READ_LIMIT:?}; {hint}", control.source));
-        }
+    let Ok(Ok(outcome)) = timeout(READ_LIMIT, reading).await else {
+        let hint = "is one of it a pipe that nobody writes to, or on a disk that does not answer?";
+        return Err(format!("cannot read configuration {} within {READ_LIMIT:?}; {hint}", control.source));
     };
+    outcome.map_err(|error| {
+        // The system says so even to root, and although `sluice check` can read it.
+        let is_closed = error.cause.kind() == ErrorKind::PermissionDenied && error.cause.raw_os_error().is_some();
+        let hint = if is_closed { "; a reload may read only where files were at the start" } else { "" };
+        format!("{error}{hint}")
+    })
+}
+
+async fn try_reload(control: &Handle) -> Result<String, String> {
+    let sources = read(control).await?;
     let (config, problems) = check(&sources);
     for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
         tracing::error!(code = problem.code.name(), at = sources.origin(&problem.place), "{}", problem.message);
