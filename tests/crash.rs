@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -46,7 +47,7 @@ impl Scene {
         let mut body =
             "[[listener]]\nname = \"l\"\nprotocol = \"tcp\"\nbind = [\"{ip}:443\"]\npool = \"a\"\n".to_owned();
         for (port, name) in (1001..).zip(BACKENDS) {
-            body += &format!("[[pool.a.backend]]\nname = \"{name}\"\naddress = \"{{ip}}:{port}\"\n");
+            write!(body, "[[pool.a.backend]]\nname = \"{name}\"\naddress = \"{{ip}}:{port}\"\n").unwrap();
         }
         Daemon::start_on(self.address, &body, &format!("state-file = \"{}\"\n", self.state().display()), adjust)
     }
