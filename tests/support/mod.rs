@@ -320,6 +320,12 @@ impl Daemon {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Time for which the first thread, the control plane, could have run but others had the processor.
+    pub fn run_delay(&self) -> Duration {
+        let schedstat = fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).unwrap();
+        Duration::from_nanos(schedstat.split_whitespace().nth(1).unwrap().parse().unwrap())
+    }
+
     /// Descriptors that the daemon has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
