@@ -54,7 +54,10 @@ impl fmt::Display for StartError {
             Self::Log(LogTarget::Stderr, cause) => write!(f, "cannot start the log: {cause}"),
             Self::Socket(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
-            Self::Metrics(address, cause) => write!(f, "cannot bind metrics address {address}: {cause}"),
+            Self::Metrics(address, cause) => {
+                let advice = control::bind_advice(*address, cause);
+                write!(f, "cannot bind metrics address {address}: {cause}{advice}")
+            }
             Self::System(cause) => write!(f, "cannot start: {cause}"),
             Self::Pool(message) => f.write_str(message),
             Self::TakeOver(why) => write!(f, "cannot take over: {why}"),
@@ -170,21 +173,30 @@ fn confine(config: &Config, source: &ConfigSource) -> Option<String> {
     {
         return Some("programs of `exec` checks may need any file".to_owned());
     }
-    let folder = |path: &Path| path.parent().map(Path::to_owned);
+    // A link leads elsewhere, and a reload follows it as the start did.
+    let folders = |path: &Path| {
+        let both = [Some(path.to_owned()), path.canonicalize().ok()];
+        both.into_iter().flatten().filter_map(|path| path.parent().map(Path::to_owned)).collect::<Vec<_>>()
+    };
     let mut files = Files::default();
     if let ConfigSource::Paths(paths) = source {
         for path in paths {
-            files.read.extend(if path.is_dir() { Some(path.clone()) } else { folder(path) });
+            if let Ok(inside) = path.read_dir() {
+                files.read.push(path.clone());
+                files.read.extend(inside.flatten().flat_map(|entry| folders(&entry.path())));
+            } else {
+                files.read.extend(folders(path));
+            }
         }
     }
     let checks = config.pools.iter().filter_map(|pool| pool.health.as_ref());
-    files.read.extend(checks.flat_map(HealthCheck::files).filter_map(|path| folder(&path)));
-    files.read.extend(std::env::current_exe().ok().as_deref().and_then(folder));
+    files.read.extend(checks.flat_map(HealthCheck::files).flat_map(|path| folders(&path)));
+    files.read.extend(std::env::current_exe().iter().flat_map(|path| folders(path)));
     let authorities = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| std::env::var_os(name).map(PathBuf::from));
     files.read.extend(authorities.into_iter().flatten());
-    let log = if let LogTarget::File(path) = &config.log.target { folder(path) } else { None };
-    let state = config.global.state_file.as_deref().and_then(folder);
-    files.written.extend([folder(&config.global.status_socket), log, state].into_iter().flatten());
+    let log = if let LogTarget::File(path) = &config.log.target { Some(&**path) } else { None };
+    let written = [Some(&*config.global.status_socket), log, config.global.state_file.as_deref()];
+    files.written.extend(written.into_iter().flatten().flat_map(folders));
     // A folder that is not there yet may still be made.
     for path in &mut files.written {
         while !path.exists() && path.parent().is_some_and(|above| above.parent().is_some()) {

@@ -82,8 +82,11 @@ fn a_bad_file_is_put_aside_and_the_daemon_starts_without_it() {
         fs::write(&path, bad).unwrap();
         let daemon = start(address, &path);
         assert_eq!(states(&daemon), ["unchecked"; 2]);
-        let log = daemon.log();
-        assert!(log.contains("cannot use the state file") && log.contains("state.json.bad"), "{log}");
+        // The log is written behind the scenes.
+        eventually("the log says so", || {
+            let log = daemon.log();
+            (log.contains("cannot use the state file") && log.contains("state.json.bad")).then_some(())
+        });
         assert_eq!(fs::read(path.with_extension("json.bad")).unwrap(), bad, "nothing of it is lost");
         assert_eq!(say(&daemon, "drain", &json!({ "backend": "a/one" }))["kept"], true);
         drop(daemon);

@@ -233,7 +233,7 @@ async fn reload_for_systemd(control: &Handle) {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     let micros = now.map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1000);
     tell_systemd(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
-    reload::reload(control).await;
+    reload::reload_soon(control).await;
     tell_systemd(&[NotifyState::Ready]);
 }
 

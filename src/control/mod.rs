@@ -28,7 +28,8 @@ mod state_file;
 mod upgrade;
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -43,13 +44,16 @@ use tokio::task::JoinHandle;
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
-use crate::state::{Heirs, Matching, Operators, Shared, Snapshot, Tallies};
+use crate::state::{Heirs, Matching, Operators, Phase, Shared, Snapshot, Tallies};
 use crate::sys::channel::{Channel, Parcel};
 
 pub use lifecycle::{Start, run};
 pub use log_writer::{start_log, start_tracing};
 pub use socket::{SocketError, StatusSocket};
 pub use upgrade::{Estate, Heir, Inherited, Socket};
+
+/// What a configuration is called that comes from no file.
+const COMMAND_LINE: &str = "command line";
 
 /// Where the configuration comes from, at start and at every reload.
 #[derive(Clone, Debug)]
@@ -71,7 +75,19 @@ impl ConfigSource {
                 }
                 Ok(sources)
             }
-            Self::Text(text) => Ok(Sources::from_text("command line", text)),
+            Self::Text(text) => Ok(Sources::from_text(COMMAND_LINE, text)),
+        }
+    }
+}
+
+impl fmt::Display for ConfigSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paths(paths) => {
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                f.write_str(&paths.join(", "))
+            }
+            Self::Text(_) => f.write_str(COMMAND_LINE),
         }
     }
 }
@@ -119,15 +135,25 @@ pub struct BindError {
     pub cause: std::io::Error,
 }
 
-impl std::fmt::Display for BindError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "listener {} cannot bind {}: {}", self.listener, self.address, self.cause)
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, address, cause } = self;
+        write!(f, "listener {listener} cannot bind {address}: {cause}{}", bind_advice(*address, cause))
     }
 }
 
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
+    }
+}
+
+/// What to say after the kernel's reason why `address` could not be bound, where that alone does not say what to do.
+pub fn bind_advice(address: SocketAddr, cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        ErrorKind::PermissionDenied if address.port() < 1024 => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        ErrorKind::AddrNotAvailable => "; no interface of this machine has it",
+        _ => "",
     }
 }
 
@@ -171,6 +197,11 @@ impl Control {
     fn snapshot(&self) -> Arc<Snapshot> {
         // Set before anything can ask.
         self.shared.snapshot().unwrap_or_else(|| unreachable!("a snapshot is in force before the socket answers"))
+    }
+
+    /// Whether the process was told to stop: nothing new comes into force any more.
+    fn is_stopping(&self) -> bool {
+        matches!(self.shared.phase(), Phase::Leaving | Phase::Draining)
     }
 
     /// The configuration in force.

@@ -268,6 +268,9 @@ impl Watching {
                 tracing::warn!(name, used, left_out = outcome.left_out, "name has more addresses than are used");
             }
             match (report.stale_since, stale_since, &outcome.problem) {
+                (None, Some(_), Some(error)) if known.set().is_empty() => {
+                    tracing::warn!(name, error, "name cannot be resolved, no connection goes there until it can");
+                }
                 (None, Some(_), Some(error)) => {
                     let addresses = known.set().len();
                     tracing::warn!(name, error, addresses, "name cannot be resolved, its last good addresses stay");

@@ -210,7 +210,8 @@ pub fn restore(control: &Handle, snapshot: &Snapshot) {
         Ok(operators) => operators,
         // Starting without them beats not starting.
         Err(error) => {
-            let aside = (error.kind() == io::ErrorKind::InvalidData).then(|| state_file::put_aside(path));
+            // The next word would be written over it. What is no file cannot be written over.
+            let aside = path.is_file().then(|| state_file::put_aside(path));
             let aside = aside.map(|moved| moved.map_or_else(|error| error.to_string(), |to| to.display().to_string()));
             tracing::error!(path = %path.display(), %error, aside, "cannot use the state file");
             return;

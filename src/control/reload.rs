@@ -3,29 +3,45 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::overrides::keep;
+use super::renewal::GATHER;
 use super::{Handle, members, names, probes, standing};
 use crate::api::ReloadReport;
-use crate::config::{Config, RemovedSessions, Severity, check};
+use crate::config::{Config, RemovedSessions, Severity, Sources, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, Matching, Phase, Snapshot, Supplement};
+use crate::state::{Backend, Matching, Snapshot, Supplement};
 
 /// Longest wait for the workers.
 const INSTALL_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for the files.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
+/// Why nothing comes into force any more.
+const STOPPING: &str = "the process is stopping";
+
 /// Reloads the configuration. Returns what was done, or why nothing was.
 ///
 /// Those that are asked for while one runs become one: it begins after all of them were asked for.
 pub async fn reload(control: &Handle) -> ReloadReport {
     let ticket = control.reloads.draw();
+    in_turn(control, ticket).await
+}
+
+/// As [`reload`], for those who do not wait for the outcome: gathers those that are asked for at about the same time.
+pub async fn reload_soon(control: &Handle) -> ReloadReport {
+    let ticket = control.reloads.draw();
+    sleep(GATHER).await;
+    in_turn(control, ticket).await
+}
+
+async fn in_turn(control: &Handle, ticket: u64) -> ReloadReport {
     let _turn = control.reloading.lock().await;
     if let Some(report) = control.reloads.covered(ticket) {
         return report;
@@ -37,11 +53,7 @@ pub async fn reload(control: &Handle) -> ReloadReport {
 }
 
 async fn reload_now(control: &Handle) -> ReloadReport {
-    let outcome = if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
-        Err("the process is stopping".to_owned())
-    } else {
-        try_reload(control).await
-    };
+    let outcome = if control.is_stopping() { Err(STOPPING.to_owned()) } else { try_reload(control).await };
     let (ok, message) = match outcome {
         Ok(message) => (true, message),
         Err(message) => (false, message),
@@ -89,14 +101,25 @@ impl Requests {
     }
 }
 
-async fn try_reload(control: &Handle) -> Result<String, String> {
+/// Reads the files, and says what to look for where they cannot be read.
+async fn read(control: &Handle) -> Result<Sources, String> {
     let source = control.source.clone();
     // A file on a dead mount, or a pipe, must not hold up the control plane.
     let reading = tokio::task::spawn_blocking(move || source.read());
-    let sources = match timeout(READ_LIMIT, reading).await {
-        Ok(Ok(sources)) => sources.map_err(|error| error.to_string())?,
-        Ok(Err(_)) | Err(_) => return Err(format!("the configuration could not be read within {READ_LIMIT:?}")),
+    let Ok(Ok(outcome)) = timeout(READ_LIMIT, reading).await else {
+        let hint = "is one of it a pipe that nobody writes to, or on a disk that does not answer?";
+        return Err(format!("cannot read configuration {} within {READ_LIMIT:?}; {hint}", control.source));
     };
+    outcome.map_err(|error| {
+        // The system says so even to root, and although `sluice check` can read it.
+        let is_closed = error.cause.kind() == ErrorKind::PermissionDenied && error.cause.raw_os_error().is_some();
+        let hint = if is_closed { "; a reload may read only where files were at the start" } else { "" };
+        format!("{error}{hint}")
+    })
+}
+
+async fn try_reload(control: &Handle) -> Result<String, String> {
+    let sources = read(control).await?;
     let (config, problems) = check(&sources);
     for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
         tracing::error!(code = problem.code.name(), at = sources.origin(&problem.place), "{}", problem.message);
@@ -143,12 +166,15 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
 /// Binds what is new, has new backends checked, and swaps. Returns how many backends of `old` are gone.
 ///
 /// # Errors
-/// When a listener cannot be bound; nothing has changed then.
+/// When a listener cannot be bound, or the process was told to stop meanwhile; what was in force stays then.
 pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapshot>) -> Result<usize, String> {
     control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
     snapshot.settle_health();
     // New backends are asked before clients are sent to them; nobody would be, and some client would notice.
     probes::apply_and_wait(control, &snapshot).await;
+    if control.is_stopping() {
+        return Err(STOPPING.to_owned());
+    }
     let taken = control.plane.borrow_mut().install(&snapshot);
     control.shared.set_snapshot(Arc::clone(&snapshot));
     // Whatever changed during the checks was summed up by the generation before.

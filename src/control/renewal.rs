@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Handle, reload};
-use crate::state::{MOST_MEMBERS, Phase, Supplement};
+use crate::state::{MOST_MEMBERS, Supplement};
 
 /// How long changes are gathered.
-const GATHER: Duration = Duration::from_millis(50);
+pub const GATHER: Duration = Duration::from_millis(50);
 
 /// Runs for ever; never while a reload runs.
 pub async fn keep_up(control: Handle) {
@@ -24,7 +24,7 @@ pub async fn keep_up(control: Handle) {
 /// Puts in force what has changed by now, once no reload runs.
 pub async fn renew(control: &Handle) {
     let _turn = control.reloading.lock().await;
-    if matches!(control.shared.phase(), Phase::Leaving | Phase::Draining) {
+    if control.is_stopping() {
         return;
     }
     let old = control.snapshot();

@@ -189,6 +189,8 @@ impl DataPlane for Workers {
     }
 
     fn leave(&mut self) {
+        // Of a reload that the stop overtook: no worker will accept from them.
+        self.prepared.clear();
         for handle in &self.handles {
             let _ = handle.commands.send(Command::Leave);
         }

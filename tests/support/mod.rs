@@ -41,6 +41,7 @@ pub mod scripted;
 pub mod servers;
 pub mod speaker;
 pub mod strace;
+pub mod talkers;
 pub mod terminal;
 pub mod tools;
 
@@ -320,6 +321,12 @@ impl Daemon {
         let (_, fields) = stat.rsplit_once(')').unwrap();
         let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    /// Time for which the first thread, the control plane, could have run but others had the processor.
+    pub fn run_delay(&self) -> Duration {
+        let schedstat = fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).unwrap();
+        Duration::from_nanos(schedstat.split_whitespace().nth(1).unwrap().parse().unwrap())
     }
 
     /// Descriptors that the daemon has open.

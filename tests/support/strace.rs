@@ -1,4 +1,4 @@
-//! Counts the system calls of one worker with strace: counts are nearly free of noise where times are not.
+//! Counts the system calls of one worker with strace: counts are nearly free of noise where times are not. And holds one up.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,12 +24,43 @@ pub struct Bound {
 /// strace, which must not outlive the test: it would hold the worker.
 struct Tracer(Child);
 
+impl Tracer {
+    /// Attaches strace to the thread called so, and to no other.
+    #[track_caller]
+    fn attach(daemon: &Daemon, name: &str, arguments: &[&str]) -> Self {
+        let task = thread(daemon, name);
+        let mut strace = program("/usr/bin/strace");
+        // Without -f only this one thread.
+        strace.args(["-q", "-p", &task.to_string()]).args(arguments);
+        let mut strace = Self(strace.stderr(Stdio::null()).spawn().expect("start strace"));
+        let status = format!("/proc/{}/task/{task}/status", daemon.pid());
+        eventually("strace is attached", || {
+            assert!(strace.0.try_wait().unwrap().is_none(), "strace has ended: may this user trace?");
+            let status = fs::read_to_string(&status).unwrap();
+            status.lines().any(|line| line == format!("TracerPid:\t{}", strace.0.id())).then_some(())
+        });
+        strace
+    }
+}
+
 impl Drop for Tracer {
     fn drop(&mut self) {
         if self.0.try_wait().is_ok_and(|status| status.is_none()) {
             let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
             let _ = self.0.wait();
         }
+    }
+}
+
+/// A worker that is held in its next wait, as one that is stuck, until this is dropped.
+pub struct Held(Tracer);
+
+impl Held {
+    #[track_caller]
+    pub fn worker(daemon: &Daemon) -> Self {
+        // A minute, in microseconds.
+        let hold = "inject=epoll_wait:delay_enter=60000000";
+        Self(Tracer::attach(daemon, "worker-0", &["-o", "/dev/null", "-e", "trace=epoll_wait", "-e", hold]))
     }
 }
 
@@ -46,18 +77,8 @@ impl Calls {
     /// Counts the calls of the thread called so; the first one, which has the program's name, is the control plane.
     #[track_caller]
     pub fn of_thread(daemon: &Daemon, name: &str, work: impl FnOnce()) -> Self {
-        let task = thread(daemon, name);
         let output = daemon.dir().join("calls");
-        let mut strace = program("/usr/bin/strace");
-        // Without -f only this one thread.
-        strace.args(["-q", "-c", "-U", "calls,name", "-p", &task.to_string(), "-o"]).arg(&output);
-        let mut strace = Tracer(strace.stderr(Stdio::null()).spawn().expect("start strace"));
-        let status = format!("/proc/{}/task/{task}/status", daemon.pid());
-        eventually("strace is attached", || {
-            assert!(strace.0.try_wait().unwrap().is_none(), "strace has ended: may this user trace?");
-            let status = fs::read_to_string(&status).unwrap();
-            status.lines().any(|line| line == format!("TracerPid:\t{}", strace.0.id())).then_some(())
-        });
+        let mut strace = Tracer::attach(daemon, name, &["-c", "-U", "calls,name", "-o", output.to_str().unwrap()]);
         work();
         kill(Pid::from_raw(strace.0.id() as i32), Signal::SIGINT).unwrap();
         eventually("strace ends", || strace.0.try_wait().unwrap());
