@@ -59,6 +59,7 @@ fn methods() -> Vec<Method> {
         with::<api::AddParams>(method::<api::Added>("backend_add")),
         with::<api::RemoveParams>(method::<api::Removed>("backend_remove")),
         with::<api::BackendParams>(method::<api::ProbeReport>("probe")),
+        method::<api::Upgraded>("upgrade"),
         with::<api::StopParams>(method::<api::Stopping>("stop")),
     ]
 }
@@ -201,6 +202,7 @@ fn answers_are_of_the_form_that_the_schemas_say() {
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["id"], 5);
     validate(&result::<api::Event>(), "an event of a stream", &line["event"]);
+    ask("upgrade", json!({}));
     ask("stop", json!({ "grace_ms": 0 }));
 }
 

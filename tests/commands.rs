@@ -55,6 +55,7 @@ const COMMANDS: &[&str] = &[
     "kill",
     "probe",
     "reload",
+    "upgrade",
     "stop",
     "health",
     "hello",
