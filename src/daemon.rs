@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{CheckKind, Config, HealthCheck, LogTarget};
-use crate::control::{self, BindError, ConfigSource, DataPlane, SocketError, StatusSocket};
+use crate::control::{self, BindError, ConfigSource, DataPlane, LogError, SocketError, StatusSocket};
 use crate::decide::close::CloseReason;
 use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
 use crate::state::{Matching, Operators, Resolution, Shared, Snapshot, Supplement};
@@ -33,7 +33,7 @@ const STATUS_NAME: &str = "status";
 #[derive(Debug)]
 pub enum StartError {
     /// The log cannot be opened.
-    Log(LogTarget, io::Error),
+    Log(LogError),
     /// The status socket cannot be opened.
     Socket(SocketError),
     /// A listener cannot be bound.
@@ -51,9 +51,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Log(LogTarget::File(path), cause) => write!(f, "cannot open log file {}: {cause}", path.display()),
-            Self::Log(LogTarget::Journal, cause) => write!(f, "cannot reach the journal: {cause}"),
-            Self::Log(LogTarget::Stderr, cause) => write!(f, "cannot start the log: {cause}"),
+            Self::Log(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Metrics(address, cause) => write!(f, "cannot bind metrics address {address}: {cause}"),
@@ -73,7 +71,7 @@ pub fn run(config: Config, source: ConfigSource, level: tracing::Level) -> Resul
     let handed_over = descriptors::take().map_err(StartError::System)?;
     let closed = confine(&config, &source);
     let limit = limits::raise_descriptor_limit();
-    let log = control::start_log(&config.log).map_err(|error| StartError::Log(config.log.target.clone(), error))?;
+    let log = control::start_log(&config.log).map_err(StartError::Log)?;
     control::start_tracing(log.clone(), config.log.format, level);
     warn_of_limits(&config, limit);
     if let Some(why) = closed {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::{self, Names};
 use super::probes::{self, Probes};
-use super::socket::{serve, serve_metrics};
+use super::socket::Served;
 use super::{
     ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
 };
@@ -59,14 +59,12 @@ pub async fn run(
         operators: RefCell::default(),
         saving: tokio::sync::Mutex::new(()),
         kills: RefCell::default(),
+        served: Served::default(),
         stops: stops.clone(),
     });
     listen_to_signals(&control, &stops);
-    let socket = Rc::new(socket);
-    spawn_local(serve(Handle::clone(&control), Rc::clone(&socket)));
-    if let Some(listener) = metrics {
-        spawn_local(serve_metrics(Handle::clone(&control), listener));
-    }
+    control.served.take_status(&control, socket).await;
+    control.served.take_metrics(&control, metrics).await;
 
     // A reload that is asked for meanwhile waits until there is something to reload.
     let starting = control.reloading.lock().await;
@@ -85,7 +83,7 @@ pub async fn run(
         stop = asked_to_stop.recv().await;
     }
     leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await;
-    drop(socket);
+    control.served.give_up();
     let (done, flushed) = sync_channel(1);
     tracing::info!("stopped");
     // A log target that hangs must not keep the process.

@@ -12,6 +12,7 @@ mod lookup;
 mod lookup_runtime;
 mod members;
 mod metrics;
+mod moves;
 mod names;
 mod overrides;
 mod probe_now;
@@ -39,7 +40,7 @@ use crate::decide::close::CloseReason;
 use crate::state::{Matching, Operators, Shared, Snapshot};
 
 pub use lifecycle::run;
-pub use log_writer::{start_log, start_tracing};
+pub use log_writer::{LogError, start_log, start_tracing};
 pub use socket::{SocketError, StatusSocket};
 
 /// Where the configuration comes from, at start and at every reload.
@@ -126,6 +127,8 @@ pub struct Control {
     saving: tokio::sync::Mutex<()>,
     /// Sessions that are being ended at a rate.
     kills: RefCell<kill::Kills>,
+    /// The status socket and the address for metrics.
+    served: socket::Served,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
 }
 
