@@ -116,17 +116,11 @@ fn format_changes_for_records_and_messages_with_the_file() {
     rewrite(&daemon, &[("format = \"text\"", "format = \"json\"")]);
     daemon.reload();
     sessions(daemon.at(443), 4);
-    let in_json = || -> Vec<Value> {
-        read(&text)
-            .lines()
-            .filter(|line| line.starts_with('{'))
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    };
     eventually("records and messages in JSON", || {
-        let lines = in_json();
-        let records = lines.iter().filter(|line| line["end"] == "done").count();
-        (records == 4 && lines.iter().any(|line| line["message"] == "reloaded")).then_some(())
+        let text = read(&text);
+        let in_json = || text.lines().filter(|line| line.starts_with('{'));
+        let records = in_json().filter(|line| line.contains("\"end\":\"done\"")).count();
+        (records == 4 && in_json().any(|line| line.contains("\"reloaded\""))).then_some(())
     });
 }
 
@@ -287,7 +281,10 @@ fn state_file_moves_with_what_it_has() {
 
 #[test]
 fn number_of_workers_stays_and_is_named_until_it_is_in_force() {
-    let (daemon, _backend) = start("workers = 2\n");
+    let address = own_loopback();
+    let _backend = Backend::naming((address, 1001), "one");
+    let body = format!("{CONFIG}[pool.shop.health]\ncheck = \"tcp\"\n");
+    let daemon = Daemon::start_on(address, &body, "workers = 2\n", |command| command);
     let file = daemon.dir().join("sluice.toml");
     let file = file.to_str().unwrap();
     let note = "note: global.workers is 2 in the running daemon, 3 here: takes effect by `sluice upgrade` or a restart";
@@ -324,7 +321,7 @@ fn number_of_workers_stays_and_is_named_until_it_is_in_force() {
     for socket in [&daemon.dir().join("nobody"), &silent] {
         let begun = Instant::now();
         let (_, said) = check(socket, &[]);
-        assert_eq!(said.trim(), "0 errors, 1 warning");
+        assert_eq!(said.trim(), "0 errors, 0 warnings");
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
     let invalid = sluice().args(["check", "-c", "/none"]).output().unwrap();

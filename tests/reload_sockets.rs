@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use support::namespace::Namespace;
 use support::rewritten::{cli_at, refused, rewrite};
-use support::{Backend, DEADLINE, Daemon, TempDir, deaf, eventually, own_loopback, through};
+use support::{Backend, DEADLINE, Daemon, TempDir, deaf, eventually, own_loopback, sluice, through};
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -154,7 +154,7 @@ fn status_socket_of_the_service_manager_stays() {
     let warnings = daemon.log().matches("the service manager opened it").count();
     assert_eq!(warnings, 2, "as long as the file differs: {}", daemon.log());
     assert!(daemon.socket().exists() && !other.exists());
-    let config = daemon.json("/v1/config")["config"].as_str().unwrap().to_owned();
+    let config = daemon.get("/v1/config").unwrap().1;
     assert!(config.contains(&format!("status-socket = \"{own}\"")), "{config}");
 }
 
@@ -215,10 +215,14 @@ fn metrics_widen_from_one_address_to_all_on_the_same_port() {
         rewrite(&daemon, &[(&format!("metrics = \"{own}\""), "metrics = \"0.0.0.0:9001\"")]);
         daemon.reload();
         assert!(scrape(own).is_some() && scrape(other).is_some());
-        // Nobody else may share the port, of the same user either.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_reuse_port(true).unwrap();
-        assert!(socket.bind(&own.into()).is_err());
+        // A second daemon is still refused.
+        let global = format!("[global]\nstatus-socket = \"{{dir}}/t.sock\"\nmetrics = \"{own}\"\n{CONFIG}");
+        let second = daemon.dir().join("second.toml");
+        let text = global.replace("{dir}", daemon.dir().to_str().unwrap()).replace("{ip}", &own_loopback().to_string());
+        fs::write(&second, text).unwrap();
+        let output = sluice().arg("run").arg("-c").arg(&second).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("cannot bind metrics address {own}")), "{said}");
         rewrite(&daemon, &[("metrics = \"0.0.0.0:9001\"", &format!("metrics = \"{own}\""))]);
         daemon.reload();
         eventually("one address again", || scrape(other).is_none().then_some(()));

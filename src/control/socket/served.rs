@@ -138,16 +138,11 @@ fn bind_metrics(address: SocketAddr, own: Option<&TcpListener>) -> io::Result<Tc
     let _binding = Binding::begin();
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    let own = own.filter(|own| own.local_addr().is_ok_and(|own| own.port() == address.port()));
-    let share = |shared: bool| -> io::Result<()> {
-        let Some(own) = own else { return Ok(()) };
-        SockRef::from(own).set_reuse_port(shared)?;
-        SockRef::from(&socket).set_reuse_port(shared)
-    };
-    share(true)?;
-    let bound = socket.bind(address);
-    // Nobody else may join them.
-    share(false)?;
-    bound?;
+    if let Some(own) = own.filter(|own| own.local_addr().is_ok_and(|own| own.port() == address.port())) {
+        // Both must say that they share the port. A second daemon does not, and is refused as always.
+        SockRef::from(own).set_reuse_port(true)?;
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
     socket.listen(BACKLOG)
 }
