@@ -47,7 +47,9 @@ fn under_load(daemon: &Daemon, work: impl FnOnce(&AtomicUsize)) -> usize {
             .collect();
         work(&served);
         stop.store(true, Ordering::SeqCst);
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        for client in clients {
+            client.join().unwrap();
+        }
     });
     served.into_inner()
 }

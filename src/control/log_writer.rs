@@ -52,7 +52,9 @@ pub fn start_log(log: &Log) -> Result<LogSink, LogError> {
     let body = move || {
         // It was started before the process gave its own up; without that it only has more than it needs.
         let _ = give_up_capabilities();
-        inbox.iter().for_each(|message| writer.take(message));
+        for message in inbox {
+            writer.take(message);
+        }
     };
     thread::Builder::new().name("log".to_owned()).spawn(body).map_err(|cause| LogError(log.target.clone(), cause))?;
     Ok(sink)

@@ -22,8 +22,15 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 pub struct Moves {
     log: Option<Box<dyn LogOutput>>,
     status: Option<StatusSocket>,
-    /// `Some(None)`: metrics are served nowhere any more.
-    metrics: Option<Option<TcpListener>>,
+    metrics: Metrics,
+}
+
+/// What becomes of the address for metrics.
+enum Metrics {
+    /// It stays.
+    Stay,
+    /// There is another one, or none any more.
+    Move(Option<TcpListener>),
 }
 
 /// Opens what `config` has elsewhere than `running`. What cannot be moved is said, and stays in `config` as it is.
@@ -37,9 +44,12 @@ pub async fn prepare(control: &Control, running: &Config, config: &mut Config) -
     } else {
         open_status(control, running, config)?
     };
-    let metrics =
-        (running.global.metrics != config.global.metrics).then(|| open_metrics(control, config.global.metrics));
-    Ok(Moves { log, status, metrics: metrics.transpose()? })
+    let metrics = if running.global.metrics == config.global.metrics {
+        Metrics::Stay
+    } else {
+        Metrics::Move(open_metrics(control, config.global.metrics)?)
+    };
+    Ok(Moves { log, status, metrics })
 }
 
 async fn open_log(target: &LogTarget) -> Result<Box<dyn LogOutput>, String> {
@@ -89,7 +99,7 @@ impl Moves {
             tracing::info!(path = %config.global.status_socket.display(), "status socket moved");
             control.served.take_status(control, socket).await;
         }
-        if let Some(listener) = self.metrics {
+        if let Metrics::Move(listener) = self.metrics {
             let address = config.global.metrics.map(|address| address.to_string());
             tracing::info!(address, "metrics moved");
             control.served.take_metrics(control, listener).await;
