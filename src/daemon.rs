@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::config::{CheckKind, Config, HealthCheck, LogTarget};
-use crate::control::{self, BindError, ConfigSource, DataPlane, Heir, SocketError, StatusSocket};
+use crate::control::{self, BindError, ConfigSource, DataPlane, Heir, LogError, SocketError, StatusSocket};
 use crate::state::{Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::privileges::{self, Closed, Files};
 use crate::sys::{descriptors, limits};
@@ -29,7 +29,7 @@ const OWN_DESCRIPTORS: u64 = 512;
 #[derive(Debug)]
 pub enum StartError {
     /// The log cannot be opened.
-    Log(LogTarget, io::Error),
+    Log(LogError),
     /// The status socket cannot be opened.
     Socket(SocketError),
     /// A listener cannot be bound.
@@ -49,9 +49,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Log(LogTarget::File(path), cause) => write!(f, "cannot open log file {}: {cause}", path.display()),
-            Self::Log(LogTarget::Journal, cause) => write!(f, "cannot reach the journal: {cause}"),
-            Self::Log(LogTarget::Stderr, cause) => write!(f, "cannot start the log: {cause}"),
+            Self::Log(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Metrics(address, cause) => {
@@ -98,7 +96,7 @@ fn start(
     let closed = if confined { None } else { confine(&config, &source) };
     let confined = closed.is_none();
     let limit = limits::raise_descriptor_limit();
-    let log = control::start_log(&config.log).map_err(|error| StartError::Log(config.log.target.clone(), error))?;
+    let log = control::start_log(&config.log).map_err(StartError::Log)?;
     control::start_tracing(log.clone(), config.log.format, level);
     warn_of_limits(&config, limit);
     if let Some(why) = closed {

@@ -304,7 +304,7 @@ fn exit_code_says_how_it_ended() {
 #[test]
 fn json_report_has_the_same_problems_as_data() {
     let report = |config: &str| serde_json::from_slice::<Value>(&check(config, &["--json"]).stdout).expect("JSON");
-    assert_eq!(report(GOOD), json!({ "ok": true, "errors": 0, "warnings": 0, "problems": [] }));
+    assert_eq!(report(GOOD), json!({ "ok": true, "errors": 0, "warnings": 0, "problems": [], "fixed": [] }));
 
     // Columns count characters, not bytes.
     let config =

@@ -1,11 +1,19 @@
 //! `sluice check`: every problem at once; and `sluice config schema`.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
+use toml::Table;
 
-use super::output::{Exit, data, json as print_json, message, message_colour, message_styled};
+use super::connection::Connection;
+use super::output::{Exit, data, json as print_json, message, message_colour, message_styled, note};
 use super::{ConfigArgs, Globals};
-use crate::config::{self, Config, Severity, Sources};
+use crate::api::ConfigReport;
+use crate::config::{self, Config, FixedChange, Severity, Sources};
+
+/// Longest wait for a daemon that may run.
+const ASK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Arguments of `check`.
 #[derive(Args, Debug)]
@@ -31,9 +39,15 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
     };
     let (config, problems) = config::check(&sources);
     let (errors, warnings) = (problems.count(Severity::Error), problems.count(Severity::Warning));
+    let fixed = config.as_ref().map(|config| fixed_keys(globals, config)).unwrap_or_default();
     if globals.json {
-        let report = json!({ "ok": config.is_some(), "errors": errors, "warnings": warnings, "problems": problems.to_json(&sources) });
-        print_json(&report);
+        print_json(&json!({
+            "ok": config.is_some(),
+            "errors": errors,
+            "warnings": warnings,
+            "problems": problems.to_json(&sources),
+            "fixed": fixed,
+        }));
     } else {
         if errors > 0 || (warnings > 0 && !globals.quiet) {
             message_styled(problems.render(&sources, message_colour(globals)).trim_end_matches('\n'));
@@ -41,6 +55,9 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
         }
         if let (Some(config), true) = (&config, args.dump) {
             data(&config::dump(config));
+        }
+        for FixedChange { key, running, file, effect } in fixed {
+            note(globals, &format!("note: {key} is {running} in the running daemon, {file} here: {effect}"));
         }
         if !globals.quiet {
             message(&format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")));
@@ -51,6 +68,16 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
         (Some(_), 1..) if args.deny_warnings => Exit::Warnings,
         _ => Exit::Ok,
     }
+}
+
+/// What a reload would leave as it is, if a daemon runs and may be asked.
+fn fixed_keys(globals: &Globals, config: &Config) -> Vec<FixedChange> {
+    let running = || -> Option<Table> {
+        let mut connection = Connection::open(&globals.socket, ASK_LIMIT).ok()?;
+        let report: ConfigReport = connection.ask("config", &json!({})).ok()?;
+        report.config.parse().ok()
+    };
+    running().map(|running| config::fixed_changes(&running, config)).unwrap_or_default()
 }
 
 fn counted(count: usize, what: &str) -> String {

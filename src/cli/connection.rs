@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::api::VERSION;
 
@@ -61,10 +63,12 @@ impl Connection {
     pub fn open(path: &Path, limit: Duration) -> Result<Self, Trouble> {
         let shown = path.display().to_string();
         let open = || -> io::Result<UnixStream> {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(limit))?;
-            stream.set_write_timeout(Some(limit))?;
-            Ok(stream)
+            let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+            socket.set_read_timeout(Some(limit))?;
+            // It bounds connecting too, which waits where the daemon's queue is full (unix(7)).
+            socket.set_write_timeout(Some(limit))?;
+            socket.connect(&SockAddr::unix(path)?)?;
+            Ok(OwnedFd::from(socket).into())
         };
         match open() {
             Ok(stream) => Ok(Self { stream: BufReader::new(stream), path: shown, last_id: 0 }),

@@ -12,14 +12,11 @@ use super::output::{Exit, json as print_json, message, note};
 use super::table::{Cell, Column, Note, Place, Table, Tone};
 use super::{ConfigArgs, Globals};
 use crate::api::{BackendReport, ConfigReport};
-use crate::config::{self, Config, RemovedSessions, Sources};
+use crate::config::{self, Config, FixedKey, RemovedSessions, Sources};
 
 /// Examples of `config diff`.
 pub const EXAMPLES: &str = "Exit codes: 0 a reload would change nothing, 1 it would change something, 3 the configuration is invalid.\n\n\
 Examples:\n  sluice config diff\n  sluice config diff -c new.toml --json";
-
-/// Keys that are read at start only.
-const AT_START: &[&str] = &["global.workers", "global.status-socket", "global.metrics", "log."];
 
 const COLUMNS: &[Column] = &[
     Column::words("change", "", Place::Keep),
@@ -113,10 +110,8 @@ impl Comparison<'_> {
             let empty = Toml::new();
             let table = |root: &'_ Toml| root.get(section).and_then(Value::as_table).unwrap_or(&empty).clone();
             self.keys(section, "", &table(old), &table(new), &|key| {
-                let path = format!("{section}.{key}");
-                let fixed =
-                    AT_START.iter().any(|fixed| path == **fixed || (fixed.ends_with('.') && path.starts_with(fixed)));
-                if fixed { "takes effect at the next start only" } else { "takes effect at once" }.to_owned()
+                let fixed = FixedKey::find(&format!("{section}.{key}"));
+                fixed.map_or_else(|| effect_of(section, key), |fixed| fixed.effect).to_owned()
             });
         }
         self.named("listener", &by_name(old.get("listener")), &by_name(new.get("listener")));
@@ -239,6 +234,8 @@ impl Comparison<'_> {
 
 fn effect_of(kind: &str, key: &str) -> &'static str {
     match (kind, key) {
+        ("global", "status-socket") => "takes effect at once; one that the service manager opened stays where it is",
+        ("global" | "log", _) => "takes effect at once",
         ("listener", "bind") => "what is new is bound, what is gone is closed; open sessions run on",
         ("pool", key) if key.starts_with("health") || key.starts_with("passive") => {
             "from the next check or connection on"

@@ -9,8 +9,8 @@ use toml::{Table, Value};
 use super::value::format_size;
 
 use super::{
-    Access, Address, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, LogTarget, OnDown, Pool,
-    Protocol, Reject, Route, RouteTarget, format_duration,
+    Access, Address, Config, FastOpen, HealthCheck, Listener, LogFormat, LogSessions, OnDown, Pool, Protocol, Reject,
+    Route, RouteTarget, format_duration,
 };
 use crate::decide::balance::{Hashing, Method};
 use crate::decide::hello::proxy::Version;
@@ -19,6 +19,11 @@ use crate::decide::prefix::PrefixMap;
 
 /// The configuration as TOML.
 pub fn dump(config: &Config) -> String {
+    toml::to_string(&table(config)).unwrap_or_default()
+}
+
+/// The same before it is written.
+pub fn table(config: &Config) -> Table {
     let mut root = Table::new();
     root.insert("global".into(), global(config).into());
     root.insert("log".into(), log(config).into());
@@ -26,7 +31,7 @@ pub fn dump(config: &Config) -> String {
     root.insert("listener".into(), Value::Array(listeners.collect()));
     let pools = config.pools.iter().map(|item| (item.name.to_string(), Value::from(pool(item))));
     root.insert("pool".into(), Value::Table(pools.collect()));
-    toml::to_string(&root).unwrap_or_default()
+    root
 }
 
 fn set(table: &mut Table, key: &str, value: impl Into<Value>) {
@@ -91,11 +96,7 @@ fn log(config: &Config) -> Table {
     };
     set(&mut table, "sessions", sessions);
     set(&mut table, "sample", config.log.sample);
-    match &config.log.target {
-        LogTarget::Stderr => set(&mut table, "target", "stderr"),
-        LogTarget::Journal => set(&mut table, "target", "journal"),
-        LogTarget::File(path) => set(&mut table, "target", path.display().to_string()),
-    }
+    set(&mut table, "target", config.log.target.to_string());
     table
 }
 

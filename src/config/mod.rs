@@ -5,6 +5,7 @@ mod backends;
 mod check;
 mod choice;
 mod dump;
+mod fixed;
 mod health;
 mod keys;
 mod listener;
@@ -18,6 +19,7 @@ mod section;
 mod source;
 mod value;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +32,8 @@ use crate::decide::route::Conditions;
 
 pub use backends::{Address, Backend, DEFAULT_WEIGHT, MOST_WEIGHT};
 pub use check::check;
-pub use dump::dump;
+pub use dump::{dump, table};
+pub use fixed::{FixedChange, FixedKey, fixed_changes};
 pub use health::{
     Agent, CheckKind, ClientCertificate, Encryption, Exec, Expect, HealthCheck, Http, Https, Ldap, Loaded, MySql,
     Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
@@ -188,6 +191,17 @@ pub enum LogTarget {
     Journal,
     /// A file, reopened on SIGUSR1.
     File(PathBuf),
+}
+
+impl fmt::Display for LogTarget {
+    /// As in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stderr => f.write_str("stderr"),
+            Self::Journal => f.write_str("journal"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// What a listener speaks.

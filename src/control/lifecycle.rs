@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::{self, Names};
 use super::probes::{self, Probes};
-use super::public::Public;
+use super::socket::Served;
 use super::upgrade::{self, Estate, Heir};
 use super::{
     ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
@@ -81,14 +81,15 @@ pub async fn run(start: Start) -> Result<(), String> {
         operators: RefCell::default(),
         saving: tokio::sync::Mutex::new(()),
         kills: RefCell::default(),
+        served: Served::default(),
         stops: stops.clone(),
-        public: RefCell::default(),
         confined,
         program: upgrade::Program::of_this_process().map_err(|error| format!("cannot find this program: {error}")),
         given: RefCell::default(),
         predecessor: RefCell::default(),
         succeeded: Cell::new(false),
     });
+    let is_heir = heir.is_some();
     if let Some((heir, estate)) = heir {
         if let Err(why) = inherit(&control, &snapshot, &heir, estate).await {
             heir.refuse(&why);
@@ -99,8 +100,10 @@ pub async fn run(start: Start) -> Result<(), String> {
         }
     }
     listen_to_signals(&control, &stops);
-    if let Err(error) = Public::open(&control, status, metrics) {
-        tracing::error!(%error, "cannot serve the status socket");
+    control.served.take_status(&control, status).await;
+    control.served.take_metrics(&control, metrics).await;
+    if is_heir {
+        move_status(&control).await;
     }
 
     // A reload that is asked for meanwhile waits until there is something to reload.
@@ -125,7 +128,7 @@ pub async fn run(start: Start) -> Result<(), String> {
         Some(Stop::HandedOver) => upgrade::bid_farewell(&control).await,
         stop => leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await,
     }
-    control.public.take();
+    control.served.give_up();
     let (done, flushed) = sync_channel(1);
     tracing::info!("stopped");
     // A log target that hangs must not keep the process.
@@ -133,6 +136,19 @@ pub async fn run(start: Start) -> Result<(), String> {
         let _ = flushed.recv_timeout(Duration::from_secs(1));
     }
     Ok(())
+}
+
+/// The status socket is where the other process had it; a new configuration may have it elsewhere.
+async fn move_status(control: &Handle) {
+    let path = control.config().global.status_socket.clone();
+    let is_elsewhere = |socket: &StatusSocket| socket.owns_file() && !socket.is_at(&path);
+    let from_files = matches!(control.source, ConfigSource::Paths(_));
+    if from_files && control.served.of_status(is_elsewhere) == Some(true) {
+        match StatusSocket::open(&path) {
+            Ok(socket) => control.served.take_status(control, socket).await,
+            Err(error) => tracing::error!(%error, "the status socket stays where it was"),
+        }
+    }
 }
 
 /// Takes the place of another process, once everything is ready for it.

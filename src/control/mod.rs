@@ -12,12 +12,12 @@ mod lookup;
 mod lookup_runtime;
 mod members;
 mod metrics;
+mod moves;
 mod names;
 mod overrides;
 mod probe_now;
 mod prober;
 mod probes;
-mod public;
 mod reload;
 mod renewal;
 mod report;
@@ -48,7 +48,7 @@ use crate::state::{Heirs, Matching, Operators, Phase, Shared, Snapshot, Tallies}
 use crate::sys::channel::{Channel, Parcel};
 
 pub use lifecycle::{Start, run};
-pub use log_writer::{start_log, start_tracing};
+pub use log_writer::{LogError, start_log, start_tracing};
 pub use socket::{SocketError, StatusSocket};
 pub use upgrade::{Estate, Heir, Inherited, Socket};
 
@@ -177,9 +177,9 @@ pub struct Control {
     saving: tokio::sync::Mutex<()>,
     /// Sessions that are being ended at a rate.
     kills: RefCell<kill::Kills>,
+    /// The status socket and the address for metrics.
+    served: socket::Served,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,
-    /// The sockets that it serves.
-    public: RefCell<public::Public>,
     /// Whether most of the file system is closed for the process.
     confined: bool,
     /// How the process was started; or why that is not known.

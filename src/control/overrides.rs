@@ -18,6 +18,7 @@ use crate::api::{Cause, Changed, DrainParams};
 use crate::config::MOST_WEIGHT;
 use crate::decide::close::CloseReason;
 use crate::state::{Admin, Backend, DrainPlan, Operators, Overrides, Pool, Snapshot, Standing, Vitals, Word};
+use crate::sys::privileges::denied;
 
 /// Who is at the other end of the status socket (`SO_PEERCRED`, `unix(7)`).
 #[derive(Clone, Copy, Debug)]
@@ -196,8 +197,8 @@ pub async fn keep(control: &Handle) -> Option<bool> {
         }
     };
     if let Err(error) = &outcome {
-        let path = path.display();
-        tracing::error!(%path, %error, "cannot write the state file: the change will not survive a restart");
+        let (error, path) = (denied(&path, error), path.display());
+        tracing::error!(%path, error, "cannot write the state file: the change will not survive a restart");
     }
     Some(outcome.is_ok())
 }

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 
 use super::overrides::keep;
 use super::renewal::GATHER;
-use super::{Handle, members, names, probes, standing};
+use super::{Handle, members, moves, names, probes, standing};
 use crate::api::ReloadReport;
-use crate::config::{Config, RemovedSessions, Severity, Sources, check};
+use crate::config::{self, Config, RemovedSessions, Severity, Sources, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
 use crate::state::{Backend, Matching, Snapshot, Supplement};
@@ -124,7 +124,7 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     for problem in problems.iter().filter(|problem| problem.code.severity() == Severity::Error) {
         tracing::error!(code = problem.code.name(), at = sources.origin(&problem.place), "{}", problem.message);
     }
-    let Some(config) = config else {
+    let Some(mut config) = config else {
         let count = problems.count(Severity::Error);
         let first = problems.iter().find(|problem| problem.code.severity() == Severity::Error);
         let first = first
@@ -133,7 +133,12 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
         return Err(format!("{count} {errors} in the configuration, the first: {first}"));
     };
     let old = control.snapshot();
-    warn_of_fixed_keys(&old.config, &config);
+    for change in config::fixed_changes(&config::table(&old.config), &config) {
+        let config::FixedChange { key, running, file, effect } = change;
+        tracing::warn!(key, running, file, "changed in the file, {effect}");
+    }
+    config.keep_fixed(&old.config);
+    let moves = moves::prepare(control, &old.config, &mut config).await?;
     let resolution = names::add(control, &config).await;
     let built = {
         let operators = control.operators.borrow();
@@ -148,8 +153,12 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
     let snapshot = control.snapshot();
     names::keep_only(control, &snapshot.config);
     let removed = outcome?;
-    if members::yield_to_file(control, &snapshot) {
+    moves.carry_out(control).await;
+    let yields = members::yield_to_file(control, &snapshot);
+    if yields {
         control.renewal.notify_one();
+    }
+    if yields || old.config.global.state_file != snapshot.config.global.state_file {
         // Said in the log when it fails.
         let _ = keep(control).await;
     }
@@ -197,19 +206,6 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
         tracing::warn!("a worker did not take the change within {INSTALL_LIMIT:?}, and still works as before");
     }
     Ok(removed.len())
-}
-
-/// Keys that take effect at start only.
-fn warn_of_fixed_keys(old: &Config, new: &Config) {
-    let fixed = [
-        ("[global] workers", old.global.workers == new.global.workers),
-        ("[global] status-socket", old.global.status_socket == new.global.status_socket),
-        ("[global] metrics", old.global.metrics == new.global.metrics),
-        ("[log]", old.log == new.log),
-    ];
-    for (key, _) in fixed.iter().filter(|(_, same)| !same) {
-        tracing::warn!(key, "changed in the file, takes effect at the next start only");
-    }
 }
 
 fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {

@@ -21,6 +21,12 @@ pub type Doors = HashMap<SocketAddr, Vec<(Rc<Door>, JoinHandle<()>)>>;
 pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
     worker.max_connections.set(generation.snapshot.config.global.max_connections);
     worker.pipes.set_capacity(generation.snapshot.config.global.relay.pipe_size as usize);
+    let log = &generation.snapshot.config.log;
+    if *worker.log.borrow() != *log {
+        // What waits looks, and goes where, it was meant to.
+        worker.hand_over_records();
+        worker.log.replace(log.clone());
+    }
     let (pools, listeners) = view::listeners(&generation.snapshot, &worker.pools(), worker.id);
     worker.set_pools(pools);
     let mut kept = HashMap::new();

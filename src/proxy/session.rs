@@ -4,16 +4,17 @@
 //! counting and logging happen in `record`, exactly once for every accepted connection.
 
 pub mod carry;
+mod micros;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+pub use micros::Micros;
 use socket2::Socket;
 
 use super::client::{Client, RefusalLanguage};
@@ -65,23 +66,6 @@ pub struct Session {
     moved_ticks: Cell<u32>,
     order: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
-}
-
-/// A time from 1 us up to 71 minutes in four bytes, or none in as many: an idle session keeps several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Micros(NonZeroU32);
-
-impl From<Duration> for Micros {
-    fn from(time: Duration) -> Self {
-        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        Self(NonZeroU32::new(micros).unwrap_or(NonZeroU32::MIN))
-    }
-}
-
-impl From<Micros> for Duration {
-    fn from(time: Micros) -> Self {
-        Self::from_micros(time.0.get().into())
-    }
 }
 
 /// What the stages found, for the record.

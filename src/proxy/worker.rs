@@ -70,7 +70,7 @@ pub struct Worker {
     /// Connections at once over all workers.
     pub max_connections: Cell<u32>,
     /// How records look.
-    pub log: Log,
+    pub log: RefCell<Log>,
     /// Rung when a ready connection was used, or pools changed.
     pub ready_wanted: Notify,
     pools: RefCell<Pools>,
@@ -170,7 +170,7 @@ impl Worker {
             buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
-            log,
+            log: RefCell::new(log),
             ready_wanted: Notify::new(),
             pools: RefCell::new(Rc::new([])),
             peers: RefCell::default(),
@@ -289,7 +289,7 @@ impl Worker {
     pub fn record(&self, write: impl FnOnce(&mut Vec<u8>, LogFormat)) {
         let mut records = self.records.borrow_mut();
         let was_empty = records.is_empty();
-        write(&mut records, self.log.format);
+        write(&mut records, self.log.borrow().format);
         let full = records.len() >= RECORD_BATCH;
         drop(records);
         if full {
@@ -301,25 +301,27 @@ impl Worker {
 
     /// Whether records are written for this kind of event.
     pub fn records_starts(&self) -> bool {
-        self.log.sessions == LogSessions::Both
+        self.log.borrow().sessions == LogSessions::Both
     }
 
     /// Whether records are written at all.
     pub fn records_ends(&self) -> bool {
-        self.log.sessions != LogSessions::Off
+        self.log.borrow().sessions != LogSessions::Off
     }
 
     /// Whether the records of a session are written although nothing went wrong; otherwise one more is counted as left out.
     /// The id decides, so that a start and its end are written both or neither.
     pub fn samples(&self, session: u64) -> bool {
-        let is_in = self.log.sample >= 1.0 || (next_random(session) as f64) < self.log.sample * u64::MAX as f64;
+        let share = self.log.borrow().sample;
+        let is_in = share >= 1.0 || (next_random(session) as f64) < share * u64::MAX as f64;
         if !is_in {
             self.counters().sampled_out.add(1);
         }
         is_in
     }
 
-    fn hand_over_records(&self) {
+    /// Gives the records that wait to the log.
+    pub fn hand_over_records(&self) {
         let lines = std::mem::take(&mut *self.records.borrow_mut());
         if !lines.is_empty() {
             self.shared.log.send(lines);

@@ -1,9 +1,10 @@
 //! The way of a line into the log: batches through a bounded queue to one writer. A full queue drops, counts, and
 //! never blocks a worker.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, io};
 
 /// What the writer gets.
 #[derive(Debug)]
@@ -12,8 +13,18 @@ pub enum LogMessage {
     Lines(Vec<u8>),
     /// Open the file anew.
     Reopen,
+    /// What follows goes to the output that was left with the handle.
+    Switch,
     /// Everything before this is to be written; the answer says that it was.
     Flush(SyncSender<()>),
+}
+
+/// Where the writer puts lines.
+pub trait LogOutput: fmt::Debug + Send {
+    /// Writes whole lines. An error comes with how many bytes were written before.
+    fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)>;
+    /// Opens the file anew, if it is one.
+    fn reopen(&mut self);
 }
 
 /// A handle to the writer.
@@ -21,13 +32,15 @@ pub enum LogMessage {
 pub struct LogSink {
     queue: SyncSender<LogMessage>,
     dropped: Arc<AtomicU64>,
-    reopen: Arc<AtomicBool>,
+    /// What the full queue could not take is to be done with the next message.
+    hurry: Arc<AtomicBool>,
+    next: Arc<Mutex<Option<Box<dyn LogOutput>>>>,
 }
 
 impl LogSink {
     /// A handle that puts batches into `queue`.
     pub fn new(queue: SyncSender<LogMessage>) -> Self {
-        Self { queue, dropped: Arc::default(), reopen: Arc::default() }
+        Self { queue, dropped: Arc::default(), hurry: Arc::default(), next: Arc::default() }
     }
 
     /// Hands over whole lines. Drops them when the queue is full, and counts the lines.
@@ -46,14 +59,29 @@ impl LogSink {
 
     /// Has the file opened anew, once what came before is written; at once when the queue is full.
     pub fn reopen(&self) {
-        if self.queue.try_send(LogMessage::Reopen).is_err() {
-            self.reopen.store(true, Ordering::Release);
+        self.send_or_hurry(LogMessage::Reopen);
+    }
+
+    /// Has lines go to `output`, once what came before is written where it was meant to go; at once when the queue is full.
+    pub fn switch(&self, output: Box<dyn LogOutput>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+        self.send_or_hurry(LogMessage::Switch);
+    }
+
+    fn send_or_hurry(&self, message: LogMessage) {
+        if self.queue.try_send(message).is_err() {
+            self.hurry.store(true, Ordering::Release);
         }
     }
 
-    /// For the writer: whether the file is to be opened anew at once.
-    pub fn takes_reopen(&self) -> bool {
-        self.reopen.swap(false, Ordering::Acquire)
+    /// For the writer: whether the file is to be opened anew, or another output taken, at once.
+    pub fn takes_hurry(&self) -> bool {
+        self.hurry.swap(false, Ordering::Acquire)
+    }
+
+    /// For the writer: the output to switch to, if there is one.
+    pub fn takes_output(&self) -> Option<Box<dyn LogOutput>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Counts lines that could not be written.
@@ -84,10 +112,10 @@ mod tests {
         let (queue, inbox) = sync_channel(1);
         let sink = LogSink::new(queue);
         sink.reopen();
-        assert!(!sink.takes_reopen(), "it stands in the queue");
+        assert!(!sink.takes_hurry(), "it stands in the queue");
         sink.send(b"one\ntwo\n".to_vec());
         sink.reopen();
-        assert_eq!((sink.dropped(), sink.takes_reopen(), sink.takes_reopen()), (2, true, false));
+        assert_eq!((sink.dropped(), sink.takes_hurry(), sink.takes_hurry()), (2, true, false));
         assert!(matches!(inbox.recv(), Ok(LogMessage::Reopen)));
         sink.send(b"three\n".to_vec());
         assert_eq!(sink.dropped(), 2);

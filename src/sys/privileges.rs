@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
@@ -127,5 +128,27 @@ pub fn close_file_system(files: &Files) -> io::Result<Closed> {
             .restrict_self()
     };
     let status = restrict().map_err(io::Error::other)?;
-    Ok(if status.ruleset == RulesetStatus::NotEnforced { Closed::Unsupported } else { Closed::Yes })
+    if status.ruleset == RulesetStatus::NotEnforced {
+        return Ok(Closed::Unsupported);
+    }
+    OPEN.get_or_init(|| files.written.iter().filter_map(|folder| folder.canonicalize().ok()).collect());
+    Ok(Closed::Yes)
+}
+
+/// Folders that stayed open for writing; unset while the file system is not closed.
+static OPEN: OnceLock<Vec<PathBuf>> = OnceLock::new();
+
+/// Why a file cannot be written, or a socket not be made, in words: says so where its folder was closed at the start.
+pub fn denied(path: &Path, cause: &io::Error) -> String {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_closed = |open: &Vec<PathBuf>| {
+        folder.canonicalize().is_ok_and(|folder| !open.iter().any(|open| folder.starts_with(open)))
+    };
+    if cause.kind() == io::ErrorKind::PermissionDenied && OPEN.get().is_some_and(is_closed) {
+        let folder = folder.display();
+        return format!(
+            "{cause}: the process gave up writing in {folder} when it started; a restart is needed for that"
+        );
+    }
+    cause.to_string()
 }

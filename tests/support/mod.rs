@@ -3,7 +3,6 @@
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -36,6 +35,7 @@ pub mod namespace;
 pub mod plan;
 pub mod proxy;
 pub mod pump;
+pub mod rewritten;
 pub mod runtime_api;
 pub mod scripted;
 pub mod servers;
@@ -127,7 +127,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with `body` after `[global]` and `[log]` and waits until it is ready. In `body`, `{ip}` stands
+    /// Starts a daemon with `body` after `[global]` and `[log]` and waits until it is ready. Everywhere, `{ip}` stands
     /// for [`Daemon::address`] and `{dir}` for the daemon's folder.
     #[track_caller]
     pub fn start(body: &str) -> Self {
@@ -350,10 +350,9 @@ impl Drop for Daemon {
 
 fn write_config(dir: &TempDir, address: Ipv4Addr, body: &str, global: &str) {
     let root = dir.path().display().to_string();
-    let mut text = format!(
-        "[global]\nstatus-socket = \"{root}/s.sock\"\n{global}\n[log]\nformat = \"json\"\ntarget = \"{root}/log\"\n"
-    );
-    write!(text, "{}", body.replace("{ip}", &address.to_string()).replace("{dir}", &root)).unwrap();
+    let head = format!("[global]\nstatus-socket = \"{root}/s.sock\"\n{global}");
+    let text = format!("{head}\n[log]\nformat = \"json\"\ntarget = \"{root}/log\"\n{body}");
+    let text = text.replace("{ip}", &address.to_string()).replace("{dir}", &root);
     // Replaced as a whole, so that a reload never sees half of it.
     fs::write(dir.path().join("new.toml"), text).unwrap();
     fs::rename(dir.path().join("new.toml"), dir.path().join("sluice.toml")).unwrap();

@@ -5,24 +5,30 @@ mod haproxy;
 mod http;
 mod json_lines;
 mod methods;
+mod served;
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use std::{fmt, fs};
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use self::clients::{Clients, Owner, Watched};
 use self::http::Paths;
+use self::served::Leaving;
 use super::Handle;
 use super::overrides::Peer;
+use crate::sys::privileges::denied;
+
+pub use self::served::Served;
 
 /// Silence after which a client that has said nothing yet is let go: HAProxy's, for people who type.
 const FIRST_LIMIT: Duration = Duration::from_secs(10);
@@ -49,7 +55,9 @@ impl fmt::Display for SocketError {
         match self {
             Self::Taken(path) => write!(f, "another daemon answers on {}", path.display()),
             Self::NoSocket(path) => write!(f, "{} is in the way: it is no socket", path.display()),
-            Self::Failed(path, cause) => write!(f, "cannot open status socket {}: {cause}", path.display()),
+            Self::Failed(path, cause) => {
+                write!(f, "cannot open status socket {}: {}", path.display(), denied(path, cause))
+            }
         }
     }
 }
@@ -73,8 +81,8 @@ impl StatusSocket {
             if !found.file_type().is_socket() {
                 return Err(SocketError::NoSocket(path.to_owned()));
             }
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => return Err(SocketError::Taken(path.to_owned())),
+            match knock(path) {
+                Ok(()) => return Err(SocketError::Taken(path.to_owned())),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     fs::remove_file(path).map_err(failed)?;
                 }
@@ -115,6 +123,20 @@ impl StatusSocket {
     pub fn leave_file(&self) {
         self.owns_file.set(false);
     }
+
+    /// Whether `path` leads to it, however it is written.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        file(path).is_some_and(|found| file(&self.path) == Some(found))
+    }
+
+    /// Removes its file, if that is ours: nobody new comes then.
+    fn unlink(&self) {
+        if self.owns_file.replace(false) {
+            // A file that is left behind is recognised as stale at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl AsFd for StatusSocket {
@@ -125,34 +147,32 @@ impl AsFd for StatusSocket {
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        if self.owns_file() {
-            // A file that is left behind is recognised as stale at the next start.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.unlink();
     }
 }
 
-/// Serves clients of the status socket for ever.
-pub async fn serve(control: Handle, socket: Rc<StatusSocket>) {
+/// Connects, to see whether somebody listens; one whose queue is full does. Never waits.
+fn knock(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => result,
+    }
+}
+
+/// Serves clients of the status socket until it is time to leave.
+async fn serve(control: Handle, socket: Rc<StatusSocket>, leaving: Leaving) {
     let clients = Rc::new(Clients::default());
-    loop {
-        match socket.listener.accept().await {
-            Ok((stream, _)) => {
-                // Without them it is gone already.
-                let Ok(credentials) = stream.peer_cred() else { continue };
-                let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
-                let control = Handle::clone(&control);
-                clients.make_room().await;
-                clients.admit(Owner::Process(peer.uid, peer.pid), |waiting| async move {
-                    // Errors are the client's own: it went away or was too slow.
-                    let _ = serve_client(control, Watched::new(stream, waiting), peer).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "status socket cannot accept");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+    while let Some((stream, _)) = leaving.next("status socket", || socket.listener.accept()).await {
+        // Without them it is gone already.
+        let Ok(credentials) = stream.peer_cred() else { continue };
+        let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
+        let control = Handle::clone(&control);
+        clients.make_room().await;
+        clients.admit(Owner::Process(peer.uid, peer.pid), |waiting| async move {
+            // Errors are the client's own: it went away or was too slow.
+            let _ = serve_client(control, Watched::new(stream, waiting), peer).await;
+        });
     }
 }
 
@@ -176,25 +196,17 @@ fn is_http(first: &[u8]) -> bool {
     first.iter().take(3).all(u8::is_ascii_uppercase)
 }
 
-/// Serves `/metrics` on a TCP address for ever.
-pub async fn serve_metrics(control: Handle, listener: TcpListener) {
+/// Serves `/metrics` on a TCP address until it is time to leave.
+async fn serve_metrics(control: Handle, listener: Rc<TcpListener>, leaving: Leaving) {
     let clients = Rc::new(Clients::default());
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let control = Handle::clone(&control);
-                clients.make_room().await;
-                clients.admit(Owner::Host(peer.ip()), |waiting| async move {
-                    let stream = Watched::new(stream, waiting);
-                    let serving = http::serve(&control, stream, Vec::new(), Paths::MetricsOnly);
-                    // As above.
-                    let _ = timeout(REQUEST_LIMIT + WRITE_LIMIT, serving).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "metrics address cannot accept");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+    while let Some((stream, peer)) = leaving.next("metrics address", || listener.accept()).await {
+        let control = Handle::clone(&control);
+        clients.make_room().await;
+        clients.admit(Owner::Host(peer.ip()), |waiting| async move {
+            let stream = Watched::new(stream, waiting);
+            let serving = http::serve(&control, stream, Vec::new(), Paths::MetricsOnly);
+            // As above.
+            let _ = timeout(REQUEST_LIMIT + WRITE_LIMIT, serving).await;
+        });
     }
 }

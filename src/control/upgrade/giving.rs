@@ -189,7 +189,7 @@ struct Descriptors {
 fn sockets(control: &Control) -> Result<Descriptors, String> {
     let listening = control.plane.borrow().sockets(STEP_LIMIT).map_err(|error| error.to_string())?;
     let listening = listening.into_iter().map(|(bind, activated, socket)| (Listening { bind, activated }, socket));
-    let others = control.public.borrow().duplicate().map_err(|error| error.to_string())?;
+    let others = control.served.duplicate().map_err(|error| error.to_string())?;
     Ok(Descriptors { listening: listening.collect(), others })
 }
 
@@ -240,7 +240,7 @@ fn offer(control: &Control, channel: &Arc<Channel>) -> Result<u64, String> {
 fn leave_the_rest(control: &Handle) {
     control.succeeded.set(true);
     control.shared.set_phase(Phase::Draining);
-    control.public.borrow_mut().leave_to_heir();
+    control.served.leave_to_heir();
     control.probes.take();
     control.names.borrow_mut().stop();
     control.kills.borrow_mut().drain().for_each(|(_, kill)| kill.abort());
