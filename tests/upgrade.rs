@@ -1,7 +1,7 @@
 //! Live upgrade: nothing is lost, cut or counted anew, whatever is open; and whenever it fails the running process goes on.
 //! Random sessions during a hundred upgrades are in `tests/bytes.rs`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 #[path = "upgrade/program.rs"]
 mod program;
@@ -71,9 +71,17 @@ fn says(daemon: &Daemon, port: u16, text: &[u8]) {
 }
 
 #[track_caller]
+fn all_echo(sessions: &mut [TcpStream], text: &[u8]) {
+    for session in sessions {
+        echoes(session, text);
+    }
+}
+
+#[track_caller]
 fn sessions(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
     let session = |number: usize| {
-        let (port, first) = if number % 2 == 0 { (443, client_hello(Some("a.test"), &["h2"])) } else { (444, vec![7]) };
+        let (port, first) =
+            if number.is_multiple_of(2) { (443, client_hello(Some("a.test"), &["h2"])) } else { (444, vec![7]) };
         let mut stream = connect(daemon.at(port));
         echoes(&mut stream, &first);
         stream
@@ -102,13 +110,13 @@ fn seen(daemon: &Daemon) -> Value {
     let mut backends = daemon.json("/v1/backends");
     for row in backends.as_array_mut().unwrap() {
         let row = row.as_object_mut().unwrap();
-        ["check", "checks", "rates", "latency_ms", "certificate"].iter().for_each(|key| drop(row.remove(*key)));
+        row.retain(|key, _| !["check", "checks", "rates", "latency_ms", "certificate"].contains(&&**key));
     }
     let mut sessions = daemon.json("/v1/sessions");
     let sessions = sessions.as_array_mut().unwrap();
     for row in &mut *sessions {
         let row = row.as_object_mut().unwrap();
-        ["age_ms", "idle_ms"].iter().for_each(|key| drop(row.remove(*key)));
+        row.retain(|key, _| !["age_ms", "idle_ms"].contains(&&**key));
     }
     sessions.sort_by_key(|row| row["session"].as_str().unwrap().to_owned());
     json!({ "backends": backends, "sessions": sessions, "events": daemon.json("/v1/events"), "refused": daemon.json("/v1/refused") })
@@ -143,9 +151,7 @@ fn everything_goes_on_where_it_was() {
         assert_eq!(counted_now.get(name), Some(count), "{name}");
     }
     assert_eq!(daemon.json("/v1/status")["generation"], 3, "start, reload, upgrade");
-    for session in &mut open {
-        echoes(session, b"and on");
-    }
+    all_echo(&mut open, b"and on");
     // The drained one gets nothing new, the other does.
     says(daemon, 444, b"x");
     let row = |daemon: &Daemon| daemon.ask("backends", &json!({ "pool": "a" }))["result"][1].clone();
@@ -187,7 +193,7 @@ fn whenever_it_fails_the_running_process_goes_on() {
     let pid = daemon.pid();
     let mut check = |why: &str, told: &str| {
         assert!(told.contains(why), "{told} instead of {why}");
-        open.iter_mut().for_each(|session| echoes(session, b"still here"));
+        all_echo(&mut open, b"still here");
         says(&daemon, 444, b"new");
         assert_eq!(daemon.json("/v1/status")["pid"], pid.as_raw());
         bulk.goes_on();
@@ -226,7 +232,7 @@ fn whenever_it_fails_the_running_process_goes_on() {
     // With nothing in the way it works, and the new process is its own.
     let done = daemon.upgrade();
     assert_eq!(done["sessions"], 20, "{done}");
-    open.iter_mut().for_each(|session| echoes(session, b"over there"));
+    all_echo(&mut open, b"over there");
 }
 
 /// Bytes that flow both ways until they are told to stop.
@@ -325,7 +331,7 @@ fn bulk_and_new_connections_never_notice() {
     let wrong: Vec<usize> = bulks.iter_mut().map(Bulk::end).collect();
     assert_eq!(wrong, [0; 4]);
     eprintln!("{connected} connections meanwhile");
-    open.iter_mut().for_each(|session| echoes(session, b"all of them"));
+    all_echo(&mut open, b"all of them");
     let total = daemon.metric("sluice_listener_connections_total{listener=\"plain\"}");
     assert_eq!(total, f64::from(connected) + 4.0 + 30.0, "every connection is counted once");
     assert!(
@@ -349,7 +355,7 @@ fn another_version_that_says_more_is_understood() {
     let after = eventually("the new process answers", || daemon.get("/readyz").map(|_| seen(&daemon)));
     assert_eq!(before["sessions"], after["sessions"]);
     assert_eq!(before["backends"], after["backends"]);
-    open.iter_mut().for_each(|session| echoes(session, b"over there"));
+    all_echo(&mut open, b"over there");
     let pid = daemon.json("/v1/status")["pid"].as_i64().unwrap();
     kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
     drop(open);
@@ -364,9 +370,9 @@ fn the_process_before_may_be_killed_once_it_has_given_everything() {
     daemon.upgrade();
     // It may have ended already.
     let _ = kill(old, Signal::SIGKILL);
-    open.iter_mut().for_each(|session| echoes(session, b"whatever became of it"));
+    all_echo(&mut open, b"whatever became of it");
     daemon.upgrade();
-    open.iter_mut().for_each(|session| echoes(session, b"and again"));
+    all_echo(&mut open, b"and again");
 }
 
 #[test]
@@ -394,7 +400,7 @@ fn sessions_that_are_still_set_up_follow() {
     }
     eventually("the process before has ended", || daemon.log().contains("the process before has ended").then_some(()));
     assert_ne!(old, daemon.pid());
-    halves.iter_mut().for_each(|session| echoes(session, b"over there"));
+    all_echo(&mut halves, b"over there");
     let active = |row: &Value| row["active"].as_u64().unwrap();
     assert_eq!(daemon.json("/v1/backends").as_array().unwrap().iter().map(active).sum::<u64>(), 10);
 }
@@ -470,7 +476,7 @@ fn a_signal_is_enough() {
         let pid = serde_json::from_str::<Value>(&body).ok()?["pid"].as_i64()?;
         (pid != i64::from(old.as_raw())).then_some(pid)
     });
-    open.iter_mut().for_each(|session| echoes(session, b"over there"));
+    all_echo(&mut open, b"over there");
     drop(open);
     kill(Pid::from_raw(new as i32), Signal::SIGTERM).unwrap();
     eventually("it ends", || (!daemon.socket().exists()).then_some(()));
@@ -486,11 +492,11 @@ fn a_thousand_sessions_stand_still_for_a_moment_only() {
     eprintln!("{done} in {:?}", begun.elapsed());
     // Built for tests, on a machine that does other things too. For figures see docs/upgrade.md.
     assert!(done["pause_ms"].as_f64().unwrap() < 2000.0, "{done}");
-    open.iter_mut().for_each(|session| echoes(session, b"and on"));
+    all_echo(&mut open, b"and on");
     let memory = daemon.private_memory();
     for _ in 0..5 {
         daemon.upgrade();
     }
     assert!(daemon.private_memory() < memory + (2 << 20), "memory does not grow: {memory}");
-    open.iter_mut().for_each(|session| echoes(session, b"and on"));
+    all_echo(&mut open, b"and on");
 }

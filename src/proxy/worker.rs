@@ -221,8 +221,12 @@ impl Worker {
                 let _ = answer.send(());
             }
             // For a worker that does not leave.
-            Command::Install(..) | Command::Leave | Command::Sockets(_) => {}
-            Command::HandOver(..) | Command::LetGo(..) | Command::GoOn => {}
+            Command::Install(..)
+            | Command::Leave
+            | Command::Sockets(_)
+            | Command::HandOver(..)
+            | Command::LetGo(..)
+            | Command::GoOn => {}
         }
     }
 

@@ -219,6 +219,7 @@ pub(super) mod reason {
 
     use crate::decide::close::CloseReason;
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde wants")]
     pub fn serialize<S: Serializer>(reason: &CloseReason, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(reason.name())
     }
@@ -243,6 +244,7 @@ pub(super) mod operation {
         Maintenance,
     }
 
+    #[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "the form that serde wants")]
     pub fn serialize<S: Serializer>(operation: &Option<Operation>, to: S) -> Result<S::Ok, S::Error> {
         let shape = operation.map(|operation| match operation {
             Operation::Ready => Shape::Ready,

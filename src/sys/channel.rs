@@ -155,7 +155,7 @@ mod tests {
             here.send(6, &large, &[]).expect("taken");
             here.send(7, b"", &[here.stream.as_fd(); MOST_DESCRIPTORS]).expect("taken");
         });
-        let mut next = || there.receive().expect("a message");
+        let next = || there.receive().expect("a message");
         let one = next().expect("the first");
         assert_eq!((one.kind, one.bytes.as_slice(), one.descriptors.len()), (5, &b"one"[..], 1));
         let two = next().expect("the second");

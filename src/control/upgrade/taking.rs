@@ -175,7 +175,9 @@ fn receive_counts(control: &Handle, snapshot: &Arc<Snapshot>, channel: &Channel)
         Ok(Word::Counts(tallies)) => {
             let counted = control.plane.borrow().count(&Arc::new(*tallies), snapshot);
             // A worker that does not answer is noticed by the watchdog.
-            counted.into_iter().for_each(|worker| _ = worker.recv_timeout(STEP_LIMIT));
+            for worker in counted {
+                let _ = worker.recv_timeout(STEP_LIMIT);
+            }
         }
         Ok(other) => tracing::error!(why = out_of_turn(&other), "counters begin at zero"),
         Err(why) => tracing::error!(why, "counters begin at zero"),

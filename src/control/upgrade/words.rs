@@ -220,4 +220,26 @@ mod tests {
         assert!(why.contains("9.9") && why.contains("restart"), "{why}");
         assert!(choose_format(&hello(0, OLDEST - 1)).is_err());
     }
+
+    #[test]
+    fn a_word_that_is_cut_or_changed_is_refused_and_never_a_panic() {
+        let hello = Hello { oldest: 1, newest: 2, version: "9.9".to_owned(), confined: true };
+        let whole = serde_json::to_vec(&Word::Hello(hello)).expect("JSON");
+        let read = |bytes: &[u8]| serde_json::from_slice::<Word>(bytes);
+        assert!(read(&whole).is_ok());
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "{length}");
+        }
+        let (mut dice, mut good) = (7_u64, 0);
+        for _ in 0..20_000 {
+            let mut mutant = whole.clone();
+            dice = crate::decide::balance::next_random(dice);
+            let place = dice as usize % mutant.len();
+            mutant[place] = (dice >> 32) as u8;
+            good += u32::from(read(&mutant).is_ok());
+        }
+        assert!(good > 100, "some mutants are words: {good}");
+        assert_eq!(out_of_turn(&Word::Go), "`go` came out of turn");
+        assert_eq!(out_of_turn(&Word::Handed { sessions: 1 }), "`handed` came out of turn");
+    }
 }

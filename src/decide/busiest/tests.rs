@@ -173,3 +173,33 @@ fn memory_is_bounded_however_long_names_are() {
     sketch.count(Some(&long));
     assert!(sketch.slots.iter().any(|slot| slot.name == long[..LONGEST - 1]), "cut between characters");
 }
+
+/// Each worker's counts go on in another process, one after the other into one table.
+#[test]
+fn what_was_counted_elsewhere_is_taken_with_what_is_promised_of_it() {
+    for seed in 0..20 {
+        let (mut random, mut sum) = (seed, Exact::default());
+        let mut heir = Busiest::<Fixed>::default();
+        for part in 0..3 {
+            let mut both = Both::default();
+            for _ in 0..3000 {
+                let name = format!("name-{}", skewed(&mut random, 400 + part * 100, 3));
+                both.count(if random % 7 == 0 { None } else { Some(&name) });
+            }
+            heir.take(&both.sketch.summary());
+            sum.total += both.exact.total;
+            sum.without += both.exact.without;
+            for (name, count) in both.exact.counts {
+                *sum.counts.entry(name).or_default() += count;
+            }
+            check(&heir.summary(), &sum);
+        }
+        // And it goes on counting.
+        let mut both = Both { sketch: heir, exact: sum };
+        for _ in 0..3000 {
+            let name = format!("name-{}", skewed(&mut random, 300, 2));
+            both.count(Some(&name));
+        }
+        check(&both.sketch.summary(), &both.exact);
+    }
+}

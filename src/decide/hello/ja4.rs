@@ -135,3 +135,23 @@ fn append_list(text: &mut SmallVec<[u8; 512]>, list: &[u16]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again_and_nothing_else() {
+        let text = "t13d1516h2_8daaf6152771_e5627efa2ab1";
+        assert_eq!(Ja4::parse(text).map(|ja4| ja4.to_string()).as_deref(), Some(text));
+        for length in 0..text.len() {
+            assert_eq!(Ja4::parse(&text[..length]), None, "{length}");
+        }
+        let wrong = [
+            "t13d1516h2_8daaf6152771_e5627efa2ab1_",
+            "t13d1516h2_8daaf615277g_e5627efa2ab1",
+            "t13d1516h2_8daaf615277\u{e9}_e5627efa2ab",
+        ];
+        assert!(wrong.into_iter().all(|wrong| Ja4::parse(wrong).is_none()));
+    }
+}
