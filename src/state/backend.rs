@@ -325,6 +325,8 @@ impl Backend {
         let mut vitals = self.lock_vitals();
         let untold = vitals.health;
         *vitals = known;
+        // Whoever ended its sessions is gone; whoever is here begins again.
+        vitals.drain = vitals.drain.map(|plan| DrainPlan { has_begun: false, ..plan });
         vitals.health = match (is_checked, vitals.health) {
             (false, _) => Health::Unchecked,
             (true, Health::Unchecked) => Health::Up,
