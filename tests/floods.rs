@@ -88,7 +88,8 @@ fn deadlines_hold_for_thousands_of_slow_and_silent_clients() {
         .filter_map(|text| text.split_once(" after ")?.1.split(' ').next()?.parse::<u64>().ok())
         .collect();
     assert!(waited.len() >= 500 && waited.len() == times.len(), "{} records", waited.len());
-    assert!(waited.iter().all(|waited| (3000..3300).contains(waited)), "{:?}", waited.iter().minmax());
+    // Deadlines are on the coarse clock, which lags by up to four milliseconds.
+    assert!(waited.iter().all(|waited| (2995..3300).contains(waited)), "{:?}", waited.iter().minmax());
     drop((silent, half));
 }
 

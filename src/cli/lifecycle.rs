@@ -37,8 +37,9 @@ pub fn reload(globals: &Globals, wait: bool) -> Exit {
 pub fn upgrade(globals: &Globals) -> Exit {
     show(globals, "upgrade", &json!({}), |done: Upgraded| {
         let Upgraded { pid, version, sessions, pause_ms, took_ms } = done;
+        let sessions = if sessions == 1 { "1 session".to_owned() } else { format!("{sessions} sessions") };
         data(&format!(
-            "upgraded: process {pid}, version {version}, goes on with {sessions} sessions; \
+            "upgraded: process {pid}, version {version}, goes on with {sessions}; \
              no byte moved for {pause_ms:.1} ms, all of it took {took_ms:.0} ms\n"
         ));
     })

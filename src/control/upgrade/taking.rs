@@ -144,7 +144,7 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     say(&heir.channel, &Word::Took)?;
     drop(control.plane.borrow_mut().install(snapshot));
     control.plane.borrow().go_on();
-    receive_counts(control, snapshot, &heir.channel);
+    receive_counts(control, snapshot, &heir.channel, &heirs);
     reload::end_removed(control, heirs.gone(), &snapshot.config);
     follow(control, snapshot, heir, heirs);
     Ok(sessions)
@@ -169,19 +169,27 @@ fn receive_sessions(control: &Handle, channel: &Channel, heirs: &Arc<Heirs>) -> 
     }
 }
 
-/// Counters go on from where they were, before anybody can read them here.
-fn receive_counts(control: &Handle, snapshot: &Arc<Snapshot>, channel: &Channel) {
-    match hear_word(channel) {
-        Ok(Word::Counts(tallies)) => {
-            let counted = control.plane.borrow().count(&Arc::new(*tallies), snapshot);
-            // A worker that does not answer is noticed by the watchdog.
-            for worker in counted {
-                let _ = worker.recv_timeout(STEP_LIMIT);
+/// Counters go on from where they were, before anybody can read them here. Sessions that were still set up may come first.
+fn receive_counts(control: &Handle, snapshot: &Arc<Snapshot>, channel: &Channel, heirs: &Arc<Heirs>) {
+    let mut late = 0;
+    let why = loop {
+        match hear(channel) {
+            Ok(Heard::Sessions(parcel)) => {
+                control.plane.borrow().take_up_late(late, parcel, heirs);
+                late += 1;
             }
+            Ok(Heard::Word(Word::Counts(tallies), _)) => {
+                for worker in control.plane.borrow().count(&Arc::new(*tallies), snapshot) {
+                    // A worker that does not answer is noticed by the watchdog.
+                    let _ = worker.recv_timeout(STEP_LIMIT);
+                }
+                return;
+            }
+            Ok(Heard::Word(other, _)) => break out_of_turn(&other),
+            Err(why) => break why,
         }
-        Ok(other) => tracing::error!(why = out_of_turn(&other), "counters begin at zero"),
-        Err(why) => tracing::error!(why, "counters begin at zero"),
-    }
+    };
+    tracing::error!(why, "counters begin at zero");
 }
 
 /// Takes what the other process still has to send, until it ends.
