@@ -1,0 +1,9 @@
+//! PostgreSQL: clients, servers, what comes before TLS.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod preface;
+mod sessions;
+mod tls;
