@@ -1,5 +1,7 @@
 //! A copy of the program that a test may replace on disk while it runs.
 
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,0 +1,173 @@
+//! What goes over: sessions, counters, health, words, connections that come meanwhile.
+
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::bulk::Bulk;
+use crate::scene::{CONFIG, Scene, all_echo, counters, echoes, says, seen, sessions};
+use crate::support::hello::client_hello;
+use crate::support::{Daemon, connect, eventually, exchange};
+
+#[test]
+fn everything_goes_on_where_it_was() {
+    let scene = Scene::start("");
+    let daemon = &scene.daemon;
+    let mut open = sessions(daemon, 40);
+    // Something to remember: a record of the log, a refused hello, an operator's word, a reload, an event.
+    drop(open.pop());
+    daemon.wait_for_records(1);
+    assert!(exchange(daemon.at(443), b"no hello").is_ok_and(|answer| answer.len() < 10));
+    let path = format!("a/{}", daemon.at(1002));
+    assert_eq!(daemon.ask("drain", &json!({ "backend": path }))["result"]["state"], "draining");
+    daemon.reload();
+    // Sessions that go on tell their bytes once a second.
+    let bytes = 20 * (client_hello(Some("a.test"), &["h2"]).len() + 1);
+    eventually("all bytes are counted", || {
+        (daemon.metric("sluice_relay_bytes_total{path=\"copy\",direction=\"up\"}") >= bytes as f64).then_some(())
+    });
+    let (before, counted) = (seen(daemon), counters(daemon));
+
+    let done = daemon.upgrade();
+    assert_eq!(done["sessions"], 39, "{done}");
+    let (after, counted_now) = (seen(daemon), counters(daemon));
+    for what in ["backends", "sessions", "events", "refused"] {
+        assert_eq!(before[what], after[what], "{what}");
+    }
+    for (name, count) in &counted {
+        assert_eq!(counted_now.get(name), Some(count), "{name}");
+    }
+    assert_eq!(daemon.json("/v1/status")["generation"], 3, "start, reload, upgrade");
+    all_echo(&mut open, b"and on");
+    // The drained one gets nothing new, the other does.
+    says(daemon, 444, b"x");
+    let row = |daemon: &Daemon| daemon.ask("backends", &json!({ "pool": "a" }))["result"][1].clone();
+    assert_eq!((&row(daemon)["state"], &row(daemon)["active"]), (&json!("draining"), &before["backends"][1]["active"]));
+    drop(open);
+    let records = daemon.wait_for_records(42);
+    assert!(records.iter().filter(|record| record["end"] == "done").count() >= 41, "{records:#?}");
+    eventually("every place is given back", || (row(daemon)["active"] == 0).then_some(()));
+}
+
+#[test]
+fn bulk_and_new_connections_never_notice() {
+    let scene = Scene::start("workers = 2\n");
+    let daemon = &scene.daemon;
+    let mut bulks: Vec<Bulk> = (0..4).map(|_| Bulk::start(daemon)).collect();
+    let mut open = sessions(daemon, 60);
+    let over = AtomicBool::new(false);
+    let connected = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut count = 0_u32;
+                    while !over.load(Ordering::SeqCst) {
+                        says(daemon, 444, b"hello there");
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for _ in 0..25 {
+            daemon.upgrade();
+            bulks.iter_mut().for_each(Bulk::goes_on);
+            open.iter_mut().step_by(10).for_each(|session| echoes(session, b"again"));
+        }
+        over.store(true, Ordering::SeqCst);
+        clients.into_iter().map(|client| client.join().unwrap()).sum::<u32>()
+    });
+    let wrong: Vec<usize> = bulks.iter_mut().map(Bulk::end).collect();
+    assert_eq!(wrong, [0; 4]);
+    eprintln!("{connected} connections meanwhile");
+    all_echo(&mut open, b"all of them");
+    let total = daemon.metric("sluice_listener_connections_total{listener=\"plain\"}");
+    assert_eq!(total, f64::from(connected) + 4.0 + 30.0, "every connection is counted once");
+    assert!(
+        daemon.metric("sluice_relay_bytes_total{path=\"splice\",direction=\"up\"}") > 0.0,
+        "pipes were handed over too"
+    );
+}
+
+#[test]
+fn sessions_that_are_still_set_up_follow() {
+    let scene = Scene::start("");
+    let daemon = &scene.daemon;
+    let hello = client_hello(Some("a.test"), &["h2"]);
+    let mut halves: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut stream = connect(daemon.at(443));
+            stream.write_all(&hello[..50]).unwrap();
+            stream
+        })
+        .collect();
+    eventually("all are there", || {
+        (daemon.metric("sluice_listener_connections_active{listener=\"tls\"}") > 9.5).then_some(())
+    });
+    let old = daemon.pid();
+    assert_eq!(daemon.upgrade()["sessions"], 0);
+    for half in &mut halves {
+        half.write_all(&hello[50..]).unwrap();
+        let mut back = vec![0; hello.len()];
+        half.read_exact(&mut back).unwrap();
+        assert_eq!(back, hello);
+    }
+    eventually("the process before has ended", || daemon.log().contains("the process before has ended").then_some(()));
+    assert_ne!(old, daemon.pid());
+    all_echo(&mut halves, b"over there");
+    let active = |row: &Value| row["active"].as_u64().unwrap();
+    assert_eq!(daemon.json("/v1/backends").as_array().unwrap().iter().map(active).sum::<u64>(), 10);
+}
+
+#[test]
+fn another_configuration_comes_into_force_with_it() {
+    let scene = Scene::start("workers = 1\nremoved-sessions = \"close\"\n");
+    let daemon = &scene.daemon;
+    let mut open = sessions(daemon, 20);
+    let gone = daemon.at(1002).to_string();
+    let backends = daemon.json("/v1/backends");
+    let left = backends[0]["active"].as_u64().unwrap() as usize;
+    let config = CONFIG.replace(", \"{ip}:1002\"", "").replace("{ip}:444\"", "{ip}:444\", \"{ip}:445\"");
+    daemon.write_config(&config, "workers = 3\nremoved-sessions = \"close\"\n");
+    assert_eq!(daemon.upgrade()["sessions"], 20);
+    let alive = eventually("sessions of the removed backend end", || {
+        let mut alive = 0;
+        for session in &mut open {
+            session.set_nonblocking(true).unwrap();
+            let ended = matches!(session.peek(&mut [0]), Ok(0))
+                || session.peek(&mut [0]).is_err_and(|e| e.kind() != ErrorKind::WouldBlock);
+            session.set_nonblocking(false).unwrap();
+            alive += usize::from(!ended);
+        }
+        (alive == left).then_some(alive)
+    });
+    assert!(alive > 0 && alive < 20, "{alive}");
+    assert!(daemon.records().iter().all(|record| record["backend"] != *gone || record["end"] == "drained"));
+    says(daemon, 445, b"the new address");
+    assert_eq!(daemon.json("/v1/status")["workers"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_thousand_sessions_stand_still_for_a_moment_only() {
+    let scene = Scene::start("workers = 2\n");
+    let daemon = &scene.daemon;
+    let mut open = sessions(daemon, 1000);
+    let begun = Instant::now();
+    let done = daemon.upgrade();
+    eprintln!("{done} in {:?}", begun.elapsed());
+    // Built for tests, on a machine that does other things too. For figures see docs/upgrade.md.
+    assert!(done["pause_ms"].as_f64().unwrap() < 2000.0, "{done}");
+    all_echo(&mut open, b"and on");
+    let memory = daemon.private_memory();
+    for _ in 0..5 {
+        daemon.upgrade();
+    }
+    assert!(daemon.private_memory() < memory + (2 << 20), "memory does not grow: {memory}");
+    all_echo(&mut open, b"and on");
+}
