@@ -75,7 +75,10 @@ mod tests {
     use crate::config::{Sources, check};
 
     fn config(global: &str) -> Config {
-        let text = format!("[global]\n{global}\n[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:443\"]\n");
+        let text = format!(
+            "[global]\n{global}\n[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:443\"]\npool = \"p\"\n\
+             [pool.p]\nbackends = [\"127.0.0.1:1\"]\n"
+        );
         check(&Sources::from_text("test", &text)).0.expect("a good configuration")
     }
 
