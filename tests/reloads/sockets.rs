@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::support::namespace::Namespace;
 use crate::support::rewritten::{cli_at, refused, rewrite};
@@ -90,13 +91,16 @@ fn who_had_connected_to_the_old_socket_is_still_accepted() {
         let path = daemon.dir().join(&old);
         let mut asking = Client::new(&path);
         writeln!(asking.0.get_mut(), "{}", json!({ "v": 1, "id": 1, "method": "reload", "params": {} })).unwrap();
-        let mut late = 0;
-        while let Ok(stream) = UnixStream::connect(&path) {
-            let mut client = Client(BufReader::new(stream));
-            client.0.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
-            assert_eq!(client.ask("status")["phase"], "running", "round {round}, client {late}");
-            late += 1;
-        }
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while let Ok(stream) = UnixStream::connect(&path) {
+                        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                        assert_eq!(Client(BufReader::new(stream)).ask("status")["phase"], "running", "round {round}");
+                    }
+                });
+            }
+        });
         let mut line = String::new();
         asking.0.read_line(&mut line).unwrap();
         assert!(line.contains("\"ok\":true"), "{line}");
