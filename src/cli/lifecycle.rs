@@ -40,7 +40,7 @@ pub fn upgrade(globals: &Globals) -> Exit {
         let sessions = if sessions == 1 { "1 session".to_owned() } else { format!("{sessions} sessions") };
         data(&format!(
             "upgraded: process {pid}, version {version}, goes on with {sessions}; \
-             no byte moved for {pause_ms:.1} ms, all of it took {took_ms:.0} ms\n"
+             no byte moved for {pause_ms:.1} ms, all of it took {took_ms:.1} ms\n"
         ));
     })
 }
