@@ -123,8 +123,10 @@ fn start(
             (Some(address), Some((listener, own))) if address == own => {
                 Some(TcpListener::from_std(listener).map_err(|error| StartError::Metrics(address, error))?)
             }
-            (Some(address), _) => {
-                Some(TcpListener::bind(address).await.map_err(|error| StartError::Metrics(address, error))?)
+            (Some(address), inherited) => {
+                let own = inherited.map(|(listener, _)| TcpListener::from_std(listener)).transpose();
+                let bound = own.and_then(|own| control::bind_metrics(address, own.as_ref()));
+                Some(bound.map_err(|error| StartError::Metrics(address, error))?)
             }
         };
         let supplement = Supplement { names: &Resolution::Sets(HashMap::new()), operators: &Operators::default() };

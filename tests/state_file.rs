@@ -125,7 +125,7 @@ fn a_folder_that_cannot_be_written_is_said_in_the_answer_and_in_the_log() {
         (&json!(false), &json!("draining")),
         "it is in force all the same"
     );
-    assert!(daemon.log().contains("cannot write the state file"), "{}", daemon.log());
+    daemon.wait_for_log("cannot write the state file");
     let added = json!({ "pool": "a", "address": daemon.at(1003).to_string(), "name": "new" });
     assert_eq!(say(&daemon, "backend_add", &added)["kept"], false);
     assert_eq!(say(&daemon, "backend_remove", &json!({ "backend": "a/new" }))["kept"], false);
@@ -167,7 +167,7 @@ fn a_full_disk_leaves_the_old_file_whole() {
     assert!(before.contains("a/one"));
     fs::write(inside.join("filler"), [0; 4096]).unwrap();
     assert_eq!(say(&daemon, "drain", &json!({ "backend": "a/two" }))["kept"], false);
-    assert!(daemon.log().contains("No space left on device"), "{}", daemon.log());
+    daemon.wait_for_log("No space left on device");
     assert_eq!(fs::read_to_string(inside.join("state.json")).unwrap(), before, "nothing of the old file is lost");
     assert_eq!(fs::read_dir(&inside).unwrap().count(), 2, "and nothing is left half written");
     fs::remove_file(inside.join("filler")).unwrap();
@@ -191,5 +191,5 @@ fn a_disk_that_hangs_holds_nobody_else_up() {
         }
         assert_eq!(hanging.join().unwrap()["kept"], false);
     });
-    assert!(daemon.log().contains("the disk did not answer"), "{}", daemon.log());
+    daemon.wait_for_log("the disk did not answer");
 }

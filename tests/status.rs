@@ -219,7 +219,7 @@ fn drained_backend_takes_no_new_session_and_keeps_the_old_ones() {
     session.read_exact(&mut [0; 4]).unwrap();
     assert!(stdout(&daemon, &["enable", &path]).contains(&format!("\n{path}\tup\t")));
     assert_eq!(daemon.cli(&["disable", "shop/none"]).status.code(), Some(6));
-    assert!(daemon.log().contains("operator changed backend"), "{}", daemon.log());
+    daemon.wait_for_log("operator changed backend");
 }
 
 #[test]

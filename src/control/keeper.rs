@@ -68,6 +68,8 @@ impl Keeper {
     pub fn resume(&self, ejector: Ejector) {
         let (health, streak) = self.backend.look(|vitals| (vitals.health, vitals.streak));
         self.checker.replace(Checker::resumed(health, streak));
+        // The next success may end a row of failures, or say that an ejection was a mistake.
+        self.backend.live.listen_for_success();
         self.ejector.replace(ejector);
         self.look.notify_one();
     }

@@ -35,6 +35,7 @@ pub type Kills = HashMap<String, AbortHandle>;
 /// # Errors
 /// When there is no such session, backend or pool, or the rate makes no sense.
 pub async fn kill(control: &Handle, params: &KillParams, peer: Peer) -> Result<Killed, Failure> {
+    control.refuse_late_words()?;
     let rate = check_rate(params.rate)?;
     match (&params.session, &params.backend) {
         (Some(_), None) if rate.is_some() => Err(Failure::new("bad_params", "`rate` is for those of a backend")),

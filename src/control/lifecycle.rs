@@ -19,6 +19,7 @@ use super::socket::Served;
 use super::upgrade::{self, Estate, Heir};
 use super::{
     ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
+    standing,
 };
 use crate::api::{SessionsParams, SortBy};
 use crate::decide::close::CloseReason;
@@ -89,6 +90,9 @@ pub async fn run(start: Start) -> Result<(), String> {
         predecessor: RefCell::default(),
         succeeded: Cell::new(false),
     });
+    listen_to_signals(&control, &stops);
+    // A reload that is asked for meanwhile waits until there is something to reload.
+    let starting = control.reloading.lock().await;
     let is_heir = heir.is_some();
     if let Some((heir, estate)) = heir {
         if let Err(why) = inherit(&control, &snapshot, &heir, estate).await {
@@ -99,15 +103,12 @@ pub async fn run(start: Start) -> Result<(), String> {
             status.keep_file();
         }
     }
-    listen_to_signals(&control, &stops);
     control.served.take_status(&control, status).await;
     control.served.take_metrics(&control, metrics).await;
     if is_heir {
         move_status(&control).await;
     }
 
-    // A reload that is asked for meanwhile waits until there is something to reload.
-    let starting = control.reloading.lock().await;
     let mut stop = None;
     if shared.phase() == Phase::Starting {
         tokio::select! {
@@ -124,9 +125,10 @@ pub async fn run(start: Start) -> Result<(), String> {
         feed_watchdog(&shared);
         stop = asked_to_stop.recv().await;
     }
-    match stop {
-        Some(Stop::HandedOver) => upgrade::bid_farewell(&control).await,
-        stop => leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await,
+    if control.succeeded.get() {
+        upgrade::bid_farewell(&control, stop, &mut asked_to_stop).await;
+    } else {
+        leave(&control, stop.unwrap_or(Stop::Now), &mut asked_to_stop).await;
     }
     control.served.give_up();
     let (done, flushed) = sync_channel(1);
@@ -161,9 +163,11 @@ async fn inherit(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, estate
     let sessions = upgrade::take_over(control, &snapshot, heir)?;
     control.shared.set_phase(Phase::Running);
     tracing::info!(sessions, from = heir.from, "took over");
+    standing::go_on_closing(control, &snapshot);
     // What was said while this process prepared itself.
     control.renewal.notify_one();
-    overrides::keep(control).await;
+    let control = Handle::clone(control);
+    spawn_local(async move { overrides::keep(&control).await });
     Ok(())
 }
 

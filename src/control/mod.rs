@@ -41,6 +41,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::failure::Failure;
 use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
@@ -49,7 +50,7 @@ use crate::sys::channel::{Channel, Parcel};
 
 pub use lifecycle::{Start, run};
 pub use log_writer::{LogError, start_log, start_tracing};
-pub use socket::{SocketError, StatusSocket};
+pub use socket::{SocketError, StatusSocket, bind_metrics};
 pub use upgrade::{Estate, Heir, Inherited, Socket};
 
 /// What a configuration is called that comes from no file.
@@ -120,6 +121,8 @@ pub trait DataPlane {
     fn take_up(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) -> Receiver<io::Result<u64>>;
     /// Takes sessions that go on at once.
     fn take_up_late(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>);
+    /// Has the service manager keep the listening sockets that are open now, and forget those that the process before had.
+    fn settle_store(&self, limit: Duration);
     /// Adds counts of another process.
     fn count(&self, tallies: &Arc<Tallies>, snapshot: &Arc<Snapshot>) -> Vec<Receiver<()>>;
 }
@@ -193,6 +196,14 @@ pub struct Control {
 }
 
 impl Control {
+    /// Nothing changes any more in a process whose place another one has taken.
+    fn refuse_late_words(&self) -> Result<(), Failure> {
+        if self.succeeded.get() {
+            return Err(Failure::new("handed_over", "another process has taken over").hint("ask again"));
+        }
+        Ok(())
+    }
+
     /// The snapshot in force.
     fn snapshot(&self) -> Arc<Snapshot> {
         // Set before anything can ask.

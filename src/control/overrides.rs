@@ -90,6 +90,7 @@ async fn carry_out(
     plan: Option<DrainPlan>,
     peer: Peer,
 ) -> Result<Changed, Failure> {
+    control.refuse_late_words()?;
     let snapshot = control.snapshot();
     let (pool, backend) = find(&snapshot, path).ok_or_else(|| Failure::no_such_backend(path))?;
     if let Saying::Weight(weight) = saying

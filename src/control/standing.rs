@@ -89,6 +89,16 @@ fn has_settled_others(pool: &Pool, backend: &Arc<Backend>) -> bool {
     })
 }
 
+/// Goes on with what another process had begun: sessions of backends that are down, where they are to end.
+pub fn go_on_closing(control: &Handle, snapshot: &Snapshot) {
+    for (pool, backend) in snapshot.backends() {
+        if pool.config.on_down == OnDown::Close && backend.standing() == Standing::Down {
+            let (control, backend) = (Handle::clone(control), Arc::clone(backend));
+            spawn_local(async move { reset_sessions(&control, &backend).await });
+        }
+    }
+}
+
 /// Resets the sessions of a backend little by little, as long as it is down.
 async fn reset_sessions(control: &Handle, backend: &Arc<Backend>) {
     let matching = Matching::Backend(Arc::clone(backend));

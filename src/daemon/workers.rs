@@ -33,6 +33,8 @@ pub struct Workers {
     prepared: Vec<Vec<(SocketAddr, socket2::Socket)>>,
     /// Sockets that were handed over. Those of the service manager stay open, so that a listener may come back.
     handed_over: Listeners,
+    /// Addresses of those that the process before had opened itself.
+    inherited: Vec<SocketAddr>,
     /// Addresses that were given up lately.
     left: HashMap<SocketAddr, Instant>,
 }
@@ -46,6 +48,7 @@ impl Workers {
             bound: HashSet::new(),
             prepared: Vec::new(),
             handed_over,
+            inherited: Vec::new(),
             left: HashMap::new(),
         }
     }
@@ -74,6 +77,7 @@ impl Workers {
 
     /// Keeps only those handed-over sockets that the service manager opened: workers have the others.
     pub fn keep_only(&mut self, activated: &HashSet<SocketAddr>) {
+        self.inherited = self.handed_over.keys().filter(|address| !activated.contains(address)).copied().collect();
         self.handed_over.retain(|address, _| activated.contains(address));
     }
 
@@ -149,7 +153,7 @@ impl DataPlane for Workers {
             };
             // Nor are those that workers may not have closed yet.
             let leaving = self.left.get(address).is_some_and(|since| since.elapsed() < CLOSING);
-            if !leaving && !self.bound.iter().any(beside_own) {
+            if !leaving && !self.bound.iter().chain(self.handed_over.keys()).any(beside_own) {
                 socket::refuse_if_taken(real).map_err(failed)?;
             }
             for sockets in &mut fresh {
@@ -225,7 +229,25 @@ impl DataPlane for Workers {
                 all.push((bind, self.handed_over.contains_key(&bind), socket.into()));
             }
         }
+        // The service manager's, of listeners that may come back.
+        for (bind, sockets) in self.handed_over.iter().filter(|(bind, _)| !self.bound.contains(bind)) {
+            for socket in sockets {
+                all.push((*bind, true, socket.try_clone()?.into()));
+            }
+        }
         Ok(all)
+    }
+
+    fn settle_store(&self, limit: Duration) {
+        for gone in self.inherited.iter().filter(|address| !self.bound.contains(address)) {
+            report_store(*gone, descriptors::forget(*gone));
+        }
+        for answer in self.ask_all(Command::Sockets) {
+            let Ok(Ok(sockets)) = answer.recv_timeout(limit) else { continue };
+            for (bind, socket) in sockets.iter().filter(|(bind, _)| !self.handed_over.contains_key(bind)) {
+                report_store(*bind, descriptors::keep(*bind, socket));
+            }
+        }
     }
 
     fn hand_over(&self, channel: &Arc<Channel>, kind: u32) -> Vec<Receiver<io::Result<u64>>> {

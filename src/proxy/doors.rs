@@ -61,9 +61,9 @@ pub fn rest(doors: &Doors) {
     doors.values().flatten().for_each(|(_, task)| task.abort());
 }
 
-/// Accepts again.
+/// Accepts again after a rest.
 pub fn open(worker: &Rc<Worker>, doors: &mut Doors) {
-    for (door, task) in doors.values_mut().flatten().filter(|(_, task)| task.is_finished()) {
+    for (door, task) in doors.values_mut().flatten() {
         *task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(door)));
     }
 }

@@ -50,14 +50,7 @@ impl<T> Known<T> {
 /// # Errors
 /// When the other end does not take them.
 pub fn send_held(worker: &Worker, channel: &Channel, kind: u32) -> io::Result<u64> {
-    let sent = worker.held.send(|mut rest| {
-        while !rest.is_empty() {
-            let count = send_some(rest, channel, kind)?;
-            rest = &rest[count..];
-        }
-        io::Result::Ok(())
-    });
-    sent.map(|count| count as u64)
+    worker.held.send(|rest| send_some(rest, channel, kind)).map(|count| count as u64)
 }
 
 /// Sends the first ones, as many as fit in a message. Returns how many.
@@ -133,6 +126,7 @@ pub async fn send_late(worker: &Rc<Worker>, channel: &Channel, kind: u32) {
     loop {
         if let Err(error) = send_held(worker, channel, kind) {
             tracing::error!(%error, "sessions could not be handed over late, and end here");
+            let_go(worker);
             worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX);
             return worker.release();
         }

@@ -56,14 +56,15 @@ impl Held {
         self.came.notify_one();
     }
 
-    /// Has those sent that were not yet; returns how many were by now.
+    /// Has those sent that were not yet: `send` sends the first of them and says how many. Returns how many were sent by now.
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn send<E>(&self, send: impl FnOnce(&[(Rc<Session>, Flow)]) -> Result<(), E>) -> Result<usize, E> {
+    pub fn send<E>(&self, mut send: impl FnMut(&[(Rc<Session>, Flow)]) -> Result<usize, E>) -> Result<usize, E> {
         let aside = self.aside.borrow();
-        send(&aside[self.sent.get()..])?;
-        self.sent.set(aside.len());
+        while self.sent.get() < aside.len() {
+            self.sent.set(self.sent.get() + send(&aside[self.sent.get()..])?);
+        }
         Ok(aside.len())
     }
 

@@ -29,6 +29,8 @@ pub fn taken_over(worker: &Worker, session: &Session) {
 /// A connection goes on in another process, which counts what it moves from where the counters here stand, and records its
 /// end.
 pub fn left_to_another(worker: &Worker, session: &Session) {
+    // Its place stays taken: nobody who waits here may have it, because the session goes on.
+    std::mem::forget(session.facts.borrow_mut().seat.take());
     leave(worker, session);
 }
 

@@ -116,7 +116,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&worker).write_records());
     spawn_local(Rc::clone(&worker).beat());
     spawn_local(ready::keep(Rc::clone(&worker)));
-    let mut doors = Doors::new();
+    let (mut doors, mut rests) = (Doors::new(), false);
     let heir = loop {
         match inbox.recv().await {
             Some(Command::Install(generation, answer)) => {
@@ -127,11 +127,14 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Some(Command::Sockets(answer)) => drop(answer.send(doors::duplicate(&doors))),
             Some(Command::HandOver(channel, kind, answer)) => {
                 doors::rest(&doors);
+                rests = true;
                 worker.hold().await;
                 let _ = answer.send(hand_over::send_held(&worker, &channel, kind));
             }
             Some(Command::GoOn) => {
-                doors::open(&worker, &mut doors);
+                if std::mem::take(&mut rests) {
+                    doors::open(&worker, &mut doors);
+                }
                 worker.release();
             }
             Some(Command::LetGo(channel, kind)) => break Some((channel, kind)),

@@ -237,7 +237,7 @@ fn drained_sessions_end_after_their_time_and_not_before() {
     assert_eq!(scene.ends("drained").len(), count);
     assert_eq!(scene.sessions(&other).len(), theirs);
     assert_eq!(streams.iter().filter(|stream| is_open(stream)).count(), theirs);
-    assert!(scene.daemon.log().contains("drained for long enough"));
+    scene.daemon.wait_for_log("drained for long enough");
 }
 
 #[test]

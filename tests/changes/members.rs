@@ -100,7 +100,7 @@ fn an_added_backend_takes_its_share_and_is_shown_with_who_added_it() {
     let event = event.unwrap_or_else(|| panic!("{events:#}"));
     assert_eq!((&event["from"], &event["to"], &event["by"]), (&json!("absent"), &json!("up"), &json!("operator")));
     assert!(event["detail"].as_str().unwrap().contains(&format!("by uid {uid} ")), "{event}");
-    assert!(daemon.log().contains("operator changed pool"));
+    daemon.wait_for_log("operator changed pool");
     assert_eq!(daemon.metric("sluice_config_generation").to_string(), "1", "it is no reload");
 
     result(&daemon, "drain", &json!({ "backend": "a/third" }));
@@ -230,7 +230,7 @@ fn a_reload_without_the_pool_forgets_what_was_added_to_it() {
     let (without, _) = CONFIG.split_once("[pool.v4]").unwrap();
     daemon.write_config(without, "workers = 1\n");
     daemon.reload();
-    assert!(daemon.log().contains("its pool is gone"), "{}", daemon.log());
+    daemon.wait_for_log("its pool is gone");
     refused(&daemon, "backend_remove", &json!({ "backend": "v4/two" }), "no_such_backend", "v4/two");
 }
 

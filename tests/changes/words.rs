@@ -116,7 +116,7 @@ fn a_word_for_a_while_ends_on_time_and_uncovers_the_lasting_one() {
     let events = scene.daemon.json("/v1/events");
     let by_clock = events.as_array().unwrap().iter().filter(|event| event["by"] == "clock").count();
     assert!(by_clock >= 1, "{events:#}");
-    assert!(scene.daemon.log().contains("an operator's word is over"));
+    scene.daemon.wait_for_log("an operator's word is over");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn words_about_a_backend_that_is_away_come_back_with_it() {
     scene.daemon.signal(Signal::SIGKILL);
     scene.daemon.wait_for_exit();
     scene.daemon = Daemon::start_on(scene.daemon.address, &without, &scene.global, |command| command);
-    assert!(scene.daemon.log().contains("of a backend that is not there"), "{}", scene.daemon.log());
+    scene.daemon.wait_for_log("of a backend that is not there");
 
     scene.daemon.write_config(CONFIG, &scene.global);
     scene.daemon.reload();

@@ -179,7 +179,7 @@ fn unknown_words_are_ignored_and_warned_of_once() {
     asked_again(&agent, 3);
     let warnings = daemon.log().lines().filter(|line| line.contains("unknown words")).count();
     assert_eq!(warnings, 1, "{}", daemon.log());
-    assert!(daemon.log().contains("bogus 12"), "{}", daemon.log());
+    daemon.wait_for_log("bogus 12");
 }
 
 #[test]

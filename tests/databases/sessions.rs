@@ -96,6 +96,39 @@ fn pgbench_loses_no_transaction_and_uses_both_servers() {
 }
 
 #[test]
+fn transactions_go_on_while_processes_take_over_from_each_other() {
+    let pair = Pair::start("least-connections");
+    pair.initialise_pgbench();
+    // One that is longer than all of it, through TLS; others that come and go, and some that stay.
+    let long = "BEGIN; CREATE TEMP TABLE t AS SELECT 42 AS answer; SELECT pg_sleep(4); SELECT answer FROM t; COMMIT";
+    let mut long = psql(pair.at, "require", long);
+    let long = std::thread::spawn(move || printed(&mut long));
+    let load = |more: &[&str]| {
+        let mut load = pgbench(pair.at);
+        load.args(["-N", "-c", "4", "-j", "2", "-T", "3"]).args(more);
+        std::thread::spawn(move || finish(&mut load))
+    };
+    let (staying, passing) = (load(&[]), load(&["-C"]));
+    let mut upgrades = 0;
+    while !(long.is_finished() && staying.is_finished() && passing.is_finished()) {
+        pair.daemon.upgrade();
+        upgrades += 1;
+    }
+    assert!(upgrades >= 10, "{upgrades} upgrades");
+    assert_eq!(long.join().expect("psql").trim(), "42");
+    for run in [staying, passing] {
+        let run = run.join().expect("pgbench");
+        let summary = answer(&run).expect("pgbench succeeds");
+        assert!(summary.contains("number of failed transactions: 0 "), "{summary}");
+        assert_eq!(aborted(&run), 0, "{run:?}");
+    }
+    // psql and its server may meet with their resets, as above.
+    let records = pair.daemon.records();
+    let wrong: Vec<_> = records.iter().filter(|record| record["end"] != "done").collect();
+    assert!(wrong.len() <= 1, "{wrong:?}");
+}
+
+#[test]
 fn killed_server_is_not_noticed_by_new_connections() {
     let mut pair = Pair::start("least-connections");
     pair.initialise_pgbench();

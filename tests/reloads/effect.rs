@@ -123,7 +123,7 @@ fn bad_file_changes_nothing_and_says_so() {
     assert!(message.contains("pool `nowhere` of listener `tls` does not exist"), "{message}");
     assert_eq!(daemon.metric("sluice_config_last_reload_successful"), 0.0);
     assert_eq!(daemon.metric("sluice_config_generation"), 1.0);
-    assert!(daemon.log().contains("reload changed nothing"), "{}", daemon.log());
+    daemon.wait_for_log("reload changed nothing");
     assert_eq!(exchange(daemon.at(443), &hello()).unwrap(), b"a");
 
     daemon.write_config("\n[[listener\n", "");

@@ -83,7 +83,7 @@ fn a_file_that_vanished_is_named_and_the_old_one_stays_in_force() {
     fs::remove_file(&file).unwrap();
     let why = format!("cannot read configuration {}: No such file or directory (os error 2)", file.display());
     assert_eq!(reload(&daemon), Err(why.clone()));
-    assert!(daemon.log().contains(&why), "{}", daemon.log());
+    daemon.wait_for_log(&why);
     assert_eq!(daemon.metric("sluice_config_last_reload_successful"), 0.0);
     assert!(is_in_force(&daemon, "first"));
     daemon.write_config(&config("second"), "workers = 2\n");

@@ -241,8 +241,10 @@ address = "{ip}:1004"
     say(&socket, "set server shop/a weight 0");
     assert_eq!(status("shop", "a"), "DRAIN");
     let uid = nix::unistd::getuid().to_string();
-    let changes = daemon.log().lines().filter(|line| line.contains("operator changed backend")).count();
-    assert!(changes == 5 && daemon.log().contains(&format!("\"uid\":{uid}")), "{}", daemon.log());
+    eventually("all five changes are in the log", || {
+        (daemon.log().matches("operator changed backend").count() == 5).then_some(())
+    });
+    daemon.wait_for_log(&format!("\"uid\":{uid}"));
 
     slow.stop();
     eventually("it is on the way down", || {

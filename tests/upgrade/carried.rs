@@ -6,8 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::bulk::Bulk;
@@ -95,34 +96,66 @@ fn bulk_and_new_connections_never_notice() {
     );
 }
 
+/// Clients that have sent half of a hello, which they may take long for.
+fn halves(daemon: &Daemon, hello: &[u8], count: usize) -> Vec<TcpStream> {
+    let half = |_| {
+        let mut stream = connect(daemon.at(443));
+        stream.write_all(&hello[..50]).unwrap();
+        stream
+    };
+    let halves = (0..count).map(half).collect();
+    eventually("all are there", || {
+        let active = daemon.metric("sluice_listener_connections_active{listener=\"tls\"}");
+        (active > count as f64 - 0.5).then_some(())
+    });
+    halves
+}
+
+fn patient() -> Scene {
+    let config = CONFIG.replacen("pool = \"a\"", "pool = \"a\"\nhello-timeout = \"30s\"", 1);
+    Scene::start_with(&config, "")
+}
+
 #[test]
 fn sessions_that_are_still_set_up_follow() {
-    let scene = Scene::start("");
+    let scene = patient();
     let daemon = &scene.daemon;
     let hello = client_hello(Some("a.test"), &["h2"]);
-    let mut halves: Vec<TcpStream> = (0..10)
-        .map(|_| {
-            let mut stream = connect(daemon.at(443));
-            stream.write_all(&hello[..50]).unwrap();
-            stream
-        })
-        .collect();
-    eventually("all are there", || {
-        (daemon.metric("sluice_listener_connections_active{listener=\"tls\"}") > 9.5).then_some(())
-    });
+    let mut halves = halves(daemon, &hello, 10);
     let old = daemon.pid();
     assert_eq!(daemon.upgrade()["sessions"], 0);
+    // Longer than any step of an upgrade may take: the new process waits for them.
+    thread::sleep(Duration::from_secs(6));
     for half in &mut halves {
         half.write_all(&hello[50..]).unwrap();
         let mut back = vec![0; hello.len()];
         half.read_exact(&mut back).unwrap();
         assert_eq!(back, hello);
     }
-    eventually("the process before has ended", || daemon.log().contains("the process before has ended").then_some(()));
+    eventually("the process before has ended", || {
+        daemon.log().contains("the process before has ended\",\"late\":10").then_some(())
+    });
     assert_ne!(old, daemon.pid());
     all_echo(&mut halves, b"over there");
     let active = |row: &Value| row["active"].as_u64().unwrap();
     assert_eq!(daemon.json("/v1/backends").as_array().unwrap().iter().map(active).sum::<u64>(), 10);
+    let name = "sluice_pool_connections_total{pool=\"a\"}";
+    assert_eq!(daemon.metric(name), 10.0, "what was counted last has come as well");
+}
+
+#[test]
+fn a_word_to_the_process_before_is_for_the_one_that_goes_on() {
+    let scene = patient();
+    let daemon = &scene.daemon;
+    let hello = client_hello(Some("a.test"), &["h2"]);
+    let halves = halves(daemon, &hello, 1);
+    let old = daemon.pid();
+    daemon.upgrade();
+    kill(old, Signal::SIGTERM).unwrap();
+    eventually("the new process stops", || TcpStream::connect(daemon.at(444)).is_err().then_some(()));
+    daemon.wait_for_log("passed on to the process that took over");
+    drop(halves);
+    eventually("and ends", || (!daemon.socket().exists()).then_some(()));
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn whenever_it_fails_the_running_process_goes_on() {
     check("listener plain cannot bind", &failure(&daemon));
     drop(taken);
     fs::write(&config, good).unwrap();
-    assert!(daemon.log().contains("upgrade failed, this process goes on as before"));
+    daemon.wait_for_log("upgrade failed, this process goes on as before");
     assert_eq!(bulk.end(), 0);
 
     // With nothing in the way it works, and the new process is its own.

@@ -37,9 +37,13 @@ pub struct Scene {
 
 impl Scene {
     pub fn start(global: &str) -> Self {
+        Self::start_with(CONFIG, global)
+    }
+
+    pub fn start_with(config: &str, global: &str) -> Self {
         let address = own_loopback();
         let backends = [1001, 1002].map(|port| Backend::echo((address, port)));
-        let daemon = Daemon::start_on(address, CONFIG, global, |command| command);
+        let daemon = Daemon::start_on(address, config, global, |command| command);
         Self { daemon, _backends: backends }
     }
 }

@@ -28,7 +28,7 @@ use super::Handle;
 use super::overrides::Peer;
 use crate::sys::privileges::denied;
 
-pub use self::served::Served;
+pub use self::served::{Served, bind_metrics};
 
 /// Silence after which a client that has said nothing yet is let go: HAProxy's, for people who type.
 const FIRST_LIMIT: Duration = Duration::from_secs(10);

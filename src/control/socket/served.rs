@@ -155,7 +155,7 @@ impl Served {
 
 /// Binds an address for metrics. `own` is closed only afterwards and may have the same port, as when it moves from one
 /// address to all of them.
-fn bind_metrics(address: SocketAddr, own: Option<&TcpListener>) -> io::Result<TcpListener> {
+pub fn bind_metrics(address: SocketAddr, own: Option<&TcpListener>) -> io::Result<TcpListener> {
     let _binding = Binding::begin();
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;

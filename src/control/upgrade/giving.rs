@@ -5,7 +5,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sd_notify::NotifyState;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -14,7 +17,7 @@ use super::words::{
     FORMAT, Hello, Listening, OLDEST, SESSIONS, Sockets, Word, hear_word, lost, out_of_turn, say, say_listening,
     say_with,
 };
-use super::{READY_LIMIT, STEP_LIMIT, TAKE_OVER};
+use super::{LATE_LIMIT, READY_LIMIT, STEP_LIMIT, TAKE_OVER};
 use crate::api::Upgraded;
 use crate::control::lifecycle::{Stop, ended, tell_systemd};
 use crate::control::{Control, Handle};
@@ -23,8 +26,6 @@ use crate::state::{Matching, Phase, Tallies};
 use crate::sys::channel::Channel;
 use crate::sys::privileges::Passing;
 
-/// How long sessions that were still set up may take until their bytes flow; hello and connect time-outs are shorter.
-const LATE_LIMIT: Duration = Duration::from_secs(30);
 /// Time for the answers that clients of the status socket are still to get.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// How long a new process that gave up may take to end by itself.
@@ -34,6 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 pub struct Given {
     channel: Arc<Channel>,
     counted: Tallies,
+    heir: u32,
 }
 
 /// Hands everything over to the binary that is now on disk, started like this process. When it returns well this process
@@ -81,7 +83,7 @@ async fn try_upgrade(control: &Handle, begun: Instant) -> Result<Upgraded, Strin
     if let Err(why) = say(&channel, &Word::Counts(Box::new(counted.clone()))) {
         tracing::error!(why, "the new process begins with counters at zero");
     }
-    control.given.replace(Some(Given { channel, counted }));
+    control.given.replace(Some(Given { channel, counted, heir: pid }));
     // The receiver lives as long as the process runs.
     let _ = control.stops.send(Stop::HandedOver);
     drop(turn);
@@ -246,18 +248,42 @@ fn leave_the_rest(control: &Handle) {
     control.kills.borrow_mut().drain().for_each(|(_, kill)| kill.abort());
 }
 
-/// Waits for the sessions that were still set up, hands over what was counted since, and ends.
-pub async fn bid_farewell(control: &Handle) {
-    let Some(Given { channel, counted }) = control.given.take() else { return };
-    if timeout(LATE_LIMIT, ended(control)).await.is_err() {
-        control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
-        // As when stopping.
-        let _ = timeout(STEP_LIMIT, ended(control)).await;
+/// Waits for the sessions that were still set up, hands over what was counted since, and ends. Words to stop are passed on:
+/// they are about the service.
+pub async fn bid_farewell(control: &Handle, mut word: Option<Stop>, more: &mut mpsc::UnboundedReceiver<Stop>) {
+    let Some(Given { channel, counted, heir }) = control.given.take() else { return };
+    let set_up = async {
+        if timeout(LATE_LIMIT, ended(control)).await.is_err() {
+            control.plane.borrow().end_sessions(&Matching::All, CloseReason::Shutdown, usize::MAX);
+            // As when stopping.
+            let _ = timeout(STEP_LIMIT, ended(control)).await;
+        }
+        sleep(LAST_ANSWERS).await;
+    };
+    let mut set_up = std::pin::pin!(set_up);
+    loop {
+        pass_on(heir, word.take());
+        tokio::select! {
+            () = &mut set_up => break,
+            next = more.recv() => word = next,
+        }
     }
-    sleep(LAST_ANSWERS).await;
     let since = Tallies::of(&control.shared, &control.snapshot()).since(&counted);
     let told = say(&channel, &Word::Counts(Box::new(since))).and_then(|()| say(&channel, &Word::Bye));
     if let Err(why) = told {
         tracing::warn!(why, "what was counted last is lost");
+    }
+}
+
+fn pass_on(heir: u32, word: Option<Stop>) {
+    let signal = match word {
+        Some(Stop::Grace(_)) => Signal::SIGTERM,
+        Some(Stop::Unlimited) => Signal::SIGQUIT,
+        Some(Stop::Now) => Signal::SIGINT,
+        Some(Stop::HandedOver) | None => return,
+    };
+    tracing::info!(heir, ?signal, "passed on to the process that took over");
+    if let Err(error) = kill(Pid::from_raw(heir.cast_signed()), signal) {
+        tracing::error!(heir, %error, "cannot pass a signal on");
     }
 }

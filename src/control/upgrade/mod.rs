@@ -22,6 +22,10 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long one step of handing over may take while no byte moves. Chosen: far above what thousands of sessions need, and
 /// short of what clients notice.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
+/// How long sessions that were still set up may take until their bytes flow; hello and connect time-outs are shorter.
+const LATE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the process before may be silent while they do.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(60);
 
 /// The program as it was started.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::estate::Estate;
 use super::words::{Heard, Hello, Listening, Sockets, Word, choose_format, hear, hear_word, out_of_turn, say};
-use super::{READY_LIMIT, STEP_LIMIT};
+use super::{FOLLOW_LIMIT, READY_LIMIT, STEP_LIMIT};
 use crate::control::{Handle, reload};
 use crate::state::{Heirs, Snapshot};
 use crate::sys::channel::Channel;
@@ -196,6 +196,10 @@ fn receive_counts(control: &Handle, snapshot: &Arc<Snapshot>, channel: &Channel,
 fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<Heirs>) {
     let (snapshot, channel) = (Arc::clone(snapshot), Arc::clone(&heir.channel));
     let own = Handle::clone(control);
+    // It may be silent until the last session is set up.
+    if let Err(error) = channel.set_limit(Some(FOLLOW_LIMIT)) {
+        tracing::warn!(%error, "the channel to the process before keeps its limit of {STEP_LIMIT:?}");
+    }
     let following = spawn_local(async move {
         let begun = Instant::now();
         let mut late = 0;
@@ -206,11 +210,16 @@ fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<He
                 Ok(Heard::Sessions(parcel)) => {
                     own.plane.borrow().take_up_late(late, parcel, &heirs);
                     late += 1;
+                    reload::end_removed(&own, heirs.gone(), &snapshot.config);
                 }
                 Ok(Heard::Word(Word::Counts(tallies), _)) => {
                     drop(own.plane.borrow().count(&Arc::new(*tallies), &snapshot));
                 }
-                Ok(Heard::Word(Word::Bye, _)) => break,
+                Ok(Heard::Word(Word::Bye, _)) => {
+                    // The service manager listens to this process by now.
+                    own.plane.borrow().settle_store(STEP_LIMIT);
+                    break;
+                }
                 Ok(Heard::Word(other, _)) => tracing::warn!(why = out_of_turn(&other), "from the process before"),
                 Err(why) => {
                     tracing::warn!(why, "the process before ended without a farewell");
