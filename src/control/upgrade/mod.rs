@@ -25,7 +25,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How long sessions that were still set up may take until their bytes flow; hello and connect time-outs are shorter.
 const LATE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the process before may be silent while they do.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(60);
+const FOLLOW_LIMIT: Duration = Duration::from_mins(1);
 
 /// The program as it was started.
 #[derive(Clone, Debug)]
