@@ -64,7 +64,7 @@ pub fn complain(trouble: Trouble) -> Exit {
             if !hint.is_empty() {
                 message(&format!("hint: {hint}"));
             }
-            if code == "reload_failed" { Exit::Failed } else { Exit::Refused }
+            if ["reload_failed", "upgrade_failed"].contains(&&*code) { Exit::Failed } else { Exit::Refused }
         }
     }
 }

@@ -67,6 +67,9 @@ fn whenever_it_fails_the_running_process_goes_on() {
     check("cannot start", &failure(&daemon));
     program.remove();
     check("No such file", &failure(&daemon));
+    let output = daemon.cli(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    check("No such file", &String::from_utf8(output.stderr).unwrap());
     program.put_back();
     let config = daemon.dir().join("sluice.toml");
     let good = fs::read_to_string(&config).unwrap();
