@@ -121,7 +121,8 @@ pub fn let_go(worker: &Worker) {
     }
 }
 
-/// Sends sessions that were still set up when the others went, each once its bytes flow; runs until it is dropped.
+/// Sends sessions that were still set up when the others went, each once its bytes flow; runs until it is dropped, or
+/// until the other process is gone.
 pub async fn send_late(worker: &Rc<Worker>, channel: &Channel, kind: u32) {
     loop {
         if let Err(error) = send_held(worker, channel, kind) {

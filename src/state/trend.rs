@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::heritage::{age, moment};
 use crate::api::Rates;
 
+/// Seconds between two samples that say something of rates.
+const LEAST: f64 = 0.1;
 /// Minutes that are kept.
 pub const MINUTES: usize = 60;
 
@@ -118,8 +120,9 @@ impl Trend {
     pub fn take(&self, sample: Sample, seconds: f64) {
         let kept = &mut *self.lock();
         let before = kept.last.replace(sample);
-        if let Some(last) = before {
-            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds.max(0.001);
+        // Right after an upgrade the sample before is another process's, of whose age the clock here knows nothing.
+        if let Some(last) = before.filter(|_| seconds >= LEAST) {
+            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
             kept.shape.rates = Rates {
                 connections: rate(sample.connections, last.connections),
                 bytes_up: rate(sample.bytes_up, last.bytes_up),
@@ -222,6 +225,13 @@ mod tests {
         trend.take(sample(100, 5), 1.0);
         let is = |value: f64, wanted: f64| (value - wanted).abs() < 1e-9;
         assert!(is(trend.shape().rates.connections, 0.0), "one sample is no rate");
+        trend.take(sample(100, 5), 0.001);
+        let heir = Trend::default();
+        heir.replace(&trend.copy());
+        heir.take(sample(130, 5), 0.001);
+        assert!(is(heir.shape().most_connections, 0.0), "nor is one right after another process's");
+        heir.take(sample(140, 5), 1.0);
+        assert!(is(heir.shape().rates.connections, 10.0), "{:?}", heir.shape());
         trend.take(sample(160, 9), 2.0);
         trend.take(sample(170, 1), 1.0);
         let shape = trend.shape();

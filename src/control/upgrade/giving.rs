@@ -31,7 +31,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// How long a new process that gave up may take to end by itself.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-/// A session of handing over that came to its end: what is left to do is in [`bid_farewell`].
+/// What a hand-over leaves to [`bid_farewell`]: the channel, what was counted until then, and the process that goes on.
 pub struct Given {
     channel: Arc<Channel>,
     counted: Tallies,
