@@ -2,11 +2,12 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -144,12 +145,12 @@ pub fn is_established(socket: &Socket) -> bool {
 }
 
 /// Sends what the socket takes at once; `WouldBlock` while it is not established (`send(2)`).
-pub fn send_now(socket: impl std::os::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
+pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     socket2::SockRef::from(&socket).send_with_flags(bytes, libc::MSG_NOSIGNAL)
 }
 
 /// Turns keepalive on with this time to the first probe, or off.
-pub fn keep_alive(socket: impl std::os::fd::AsFd, first: Option<Duration>) -> io::Result<()> {
+pub fn keep_alive(socket: impl AsFd, first: Option<Duration>) -> io::Result<()> {
     let socket = socket2::SockRef::from(&socket);
     match first {
         Some(first) => socket.set_tcp_keepalive(&keepalive(first)),
@@ -158,14 +159,14 @@ pub fn keep_alive(socket: impl std::os::fd::AsFd, first: Option<Duration>) -> io
 }
 
 /// Whether a ready connection is still good: open, and the peer has sent nothing (`recv(2)`, `MSG_PEEK`).
-pub fn is_quiet(socket: impl std::os::fd::AsFd) -> bool {
+pub fn is_quiet(socket: impl AsFd) -> bool {
     let mut byte = [std::mem::MaybeUninit::uninit(); 1];
     let peeked = socket2::SockRef::from(&socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
     matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 /// Looks at the next bytes without taking them (`recv(2)`, `MSG_PEEK`); 0 is the end.
-pub fn peek(socket: impl std::os::fd::AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+pub fn peek(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<usize> {
     let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
     Ok(nix::sys::socket::recv(socket.as_fd().as_raw_fd(), bytes, flags)?)
 }
@@ -220,7 +221,7 @@ fn info(socket: &impl AsRawFd) -> Option<libc::tcp_info> {
 }
 
 /// Makes the coming close a reset.
-pub fn reset_on_close(socket: impl std::os::fd::AsFd) {
+pub fn reset_on_close(socket: impl AsFd) {
     // Without the option the peer sees an ordinary end; there is nobody to tell.
     let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
@@ -232,6 +233,41 @@ pub fn unsent(socket: &impl AsRawFd) -> u32 {
     // SAFETY: TIOCOUTQ writes one integer to the pointer, which is to a live one.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == 0 { count.unsigned_abs() } else { 0 }
+}
+
+/// How much a socket takes now, in bytes; `WouldBlock` while the kernel does not call it writable, which it does once a
+/// third of the send buffer is free. epoll tells when that changes (`sk_stream_is_writeable` and `tcp_poll` in the kernel).
+/// A kernel that does not say how full its buffer is gives `u32::MAX`: then only a write can tell.
+pub fn room(socket: impl AsFd) -> io::Result<u32> {
+    let Some((queued, limit)) = send_buffer(&socket.as_fd()) else { return Ok(u32::MAX) };
+    let free = limit.saturating_sub(queued);
+    if free > 0 && free >= queued / 2 {
+        return Ok(free);
+    }
+    // The kernel sends no event to somebody who was not refused; asking is enough to be told later.
+    let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut asked, PollTimeout::ZERO)? {
+        0 => Err(ErrorKind::WouldBlock.into()),
+        // Room came meanwhile, or the connection is broken: a write finds out.
+        _ => Ok(free.max(1)),
+    }
+}
+
+/// Bytes in the send buffer, bookkeeping included, and how many it may hold (`SO_MEMINFO`, Linux 4.12).
+#[allow(unsafe_code)]
+fn send_buffer(socket: &impl AsFd) -> Option<(u32, u32)> {
+    /// Places of `enum` in the kernel's `sock_diag.h`.
+    const SNDBUF: usize = 3;
+    const WMEM_QUEUED: usize = 5;
+    const VARS: usize = 9;
+    let mut info = [0_u32; VARS];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointer is to as many writable bytes as `length` says, all of a plain integer; the kernel writes no more.
+    let result = unsafe {
+        let place = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, place, &raw mut length)
+    };
+    (result == 0 && length as usize > WMEM_QUEUED * size_of::<u32>()).then_some((info[WMEM_QUEUED], info[SNDBUF]))
 }
 
 /// What an error of `accept(2)` asks for.

@@ -99,7 +99,7 @@ impl Flow {
         match Direction::from_copy(&copy.down, bytes, descriptors, pipes) {
             Ok(down) => flow.down = down,
             Err(error) => {
-                flow.up.drop_pipe(pipes);
+                flow.up.drop_load(pipes);
                 return Err(error);
             }
         }
@@ -108,7 +108,7 @@ impl Flow {
 
     /// Forgets it: somebody else has its sockets and pipes. They are closed here, which ends nothing there.
     pub fn let_go(mut self, pipes: &Pipes) {
-        self.up.drop_pipe(pipes);
-        self.down.drop_pipe(pipes);
+        self.up.drop_load(pipes);
+        self.down.drop_load(pipes);
     }
 }

@@ -64,6 +64,14 @@ pub enum Step {
     Broken(Lost),
 }
 
+/// Why nothing was fetched for good or for now.
+enum Miss {
+    /// The sink has no room; the waker is registered with it.
+    NoRoom,
+    /// A socket broke.
+    Lost(Lost),
+}
+
 /// Which socket broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
@@ -93,16 +101,22 @@ impl Before {
 /// State of one direction. Idle it owns nothing outside itself.
 #[derive(Debug, Default)]
 pub struct Direction {
-    /// Bytes read by copying that the sink did not take; delivered from `held_from` on.
-    held: Vec<u8>,
-    held_from: usize,
-    /// The pipe while bytes are inside.
-    pipe: Option<Box<Pipe>>,
-    inside: usize,
+    load: Option<Box<Load>>,
+    /// Bytes that the sink surely takes: what it had room for when it was last asked, less what it got since.
+    room: u32,
     /// Bytes delivered before the flow began, not counted yet.
-    credit: usize,
+    credit: u32,
     mode: Mode,
     end: End,
+}
+
+/// What was taken from the source and the sink did not take yet.
+#[derive(Debug)]
+enum Load {
+    /// Read by copying; delivered from `from` on.
+    Bytes { bytes: Vec<u8>, from: usize },
+    /// Spliced.
+    Piped { pipe: Pipe, inside: usize },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -139,12 +153,13 @@ enum End {
 
 impl Direction {
     /// A direction with bytes to deliver first, after `credit` bytes that were delivered already.
-    pub fn holding(held: Vec<u8>, credit: usize) -> Self {
-        Self { held, credit, ..Self::default() }
+    pub fn holding(bytes: Vec<u8>, credit: u32) -> Self {
+        let load = (!bytes.is_empty()).then(|| Box::new(Load::Bytes { bytes, from: 0 }));
+        Self { load, credit, ..Self::default() }
     }
 
     /// Takes the count of bytes delivered before the flow began.
-    pub fn take_credit(&mut self) -> usize {
+    pub fn take_credit(&mut self) -> u32 {
         std::mem::take(&mut self.credit)
     }
 
@@ -169,15 +184,11 @@ impl Direction {
 
     /// Gives up: what is on the way has nowhere to go.
     pub fn abandon(&mut self) {
-        self.held = Vec::new();
-        self.held_from = 0;
         self.end = End::Abandoned;
     }
 
     /// Reads and drops what the source still sends: the sink is gone.
     pub fn drop_rest(&mut self) {
-        self.held = Vec::new();
-        self.held_from = 0;
         self.end = if self.saw_end() { End::Abandoned } else { End::Dropping };
     }
 
@@ -187,15 +198,18 @@ impl Direction {
         let mut left = turn.plan.numbers.turn as usize;
         loop {
             if self.is_finished() {
-                self.drop_pipe(pipes);
+                self.drop_load(pipes);
                 return Step::Finished;
             }
             if self.end == End::Dropping {
-                self.drop_pipe(pipes);
+                self.drop_load(pipes);
                 return self.read_and_drop(cx, turn.worker, from, left);
             }
             match self.deliver(cx, turn, to) {
-                Poll::Pending => return Step::Stuck,
+                Poll::Pending => {
+                    self.room = 0;
+                    return Step::Stuck;
+                }
                 Poll::Ready(Err(before)) => return Step::Broken(Lost::Sink(before)),
                 Poll::Ready(Ok(())) => {}
             }
@@ -206,40 +220,47 @@ impl Direction {
             if left == 0 {
                 return Step::Again;
             }
-            let fetched = if self.may_splice(pipes, turn.plan.path) {
-                self.fill(cx, turn, from)
+            let fetched = if self.may_splice(turn.plan.path) {
+                self.splice(cx, turn, from, to)
             } else {
-                self.copy(cx, turn, from, to)
+                self.copy(cx, turn, from, to).map_err(Miss::Lost)
             };
             match fetched {
                 Poll::Pending => return Step::Blocked,
                 Poll::Ready(Ok(0)) => self.end = End::Seen,
                 Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
-                Poll::Ready(Err(lost)) => return Step::Broken(lost),
+                Poll::Ready(Err(Miss::NoRoom)) => return Step::Stuck,
+                Poll::Ready(Err(Miss::Lost(lost))) => return Step::Broken(lost),
             }
         }
     }
 
-    /// Delivers what is held; ready once nothing is.
+    /// Delivers what is on the way; ready once nothing is.
     fn deliver(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, to: &mut TcpStream) -> Poll<Result<(), Before>> {
-        while self.held_from < self.held.len() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.held_from..]));
-            let count = written.map_err(|error| Before::of(&error))?;
-            self.held_from += count;
-            add(&turn.moved.copied[turn.direction], count);
+        match self.load.as_deref_mut() {
+            None => return Poll::Ready(Ok(())),
+            Some(Load::Bytes { bytes, from }) => {
+                while *from < bytes.len() {
+                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &bytes[*from..]));
+                    let count = written.map_err(|error| Before::of(&error))?;
+                    *from += count;
+                    add(&turn.moved.copied[turn.direction], count);
+                }
+            }
+            Some(Load::Piped { pipe, inside }) => {
+                while *inside > 0 {
+                    let drained = ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, *inside)));
+                    // A splice that moved some bytes before it met the error has taken the error with it, and the next
+                    // one says EPIPE whatever came before: nothing is to be learnt from it, so a cut is assumed.
+                    let count = drained.ok().filter(|count| *count > 0).ok_or(Before::NoFin)?;
+                    *inside -= count;
+                    self.room = self.room.saturating_sub(count as u32);
+                    add(&turn.moved.spliced[turn.direction], count);
+                }
+            }
         }
-        if self.held_from > 0 {
-            self.held = Vec::new();
-            self.held_from = 0;
-        }
-        while self.inside > 0 {
-            let Some(pipe) = &self.pipe else { break };
-            let drained = ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, self.inside)));
-            // A splice that moved some bytes before it met the error has taken the error with it, and the next one
-            // says EPIPE whatever came before: nothing is to be learnt from it, so a cut is assumed.
-            let count = drained.ok().filter(|count| *count > 0).ok_or(Before::NoFin)?;
-            self.inside -= count;
-            add(&turn.moved.spliced[turn.direction], count);
+        if let Some(Load::Piped { pipe, .. }) = self.load.take().map(|load| *load) {
+            turn.worker.pipes.give_back(pipe);
         }
         Poll::Ready(Ok(()))
     }
@@ -267,10 +288,10 @@ impl Direction {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::Sink(Before::of(&error)))),
             Poll::Pending => 0,
         };
+        self.room = self.room.saturating_sub(written as u32);
         add(&turn.moved.copied[turn.direction], written);
         if written < count {
-            self.held = bytes[written..].to_vec();
-            self.held_from = 0;
+            self.load = Some(Box::new(Load::Bytes { bytes: bytes[written..].to_vec(), from: 0 }));
         }
         self.mode = match self.mode {
             Mode::Copy(full) if count == buffer.len() && full + 1 >= turn.plan.numbers.full_reads => Mode::Splice(0),
@@ -297,71 +318,73 @@ impl Direction {
         Step::Again
     }
 
-    /// Whether the direction is bulk and has a pipe; without one to be had it copies, and asks again after more
-    /// full reads.
-    fn may_splice(&mut self, pipes: &Pipes, path: RelayPath) -> bool {
+    /// Whether the direction is bulk.
+    fn may_splice(&mut self, path: RelayPath) -> bool {
         match path {
             RelayPath::Auto => {}
             RelayPath::Copy => self.mode = Mode::Copy(0),
             RelayPath::Splice => self.mode = Mode::Splice(0),
         }
-        if matches!(self.mode, Mode::Copy(_)) {
-            // Empty here: everything was delivered before.
-            self.drop_pipe(pipes);
-            return false;
-        }
-        if self.pipe.is_none() {
-            self.pipe = pipes.take().map(Box::new);
-        }
-        if self.pipe.is_none() {
-            self.mode = Mode::Copy(0);
-        }
-        self.pipe.is_some()
+        matches!(self.mode, Mode::Splice(_))
     }
 
-    /// Fills the empty pipe from the source. Ready with the bytes; 0 is the end.
-    fn fill(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, from: &TcpStream) -> Poll<Result<usize, Lost>> {
-        let (pipes, numbers) = (&turn.worker.pipes, turn.plan.numbers);
-        let Some(pipe) = &self.pipe else { return Poll::Pending };
-        let fill = |from: &TcpStream| {
+    /// Fills a pipe from the source, or copies when none is to be had; it is asked for again after more full reads.
+    /// Ready with the bytes; 0 is the end.
+    ///
+    /// A pipe with bytes inside serves nobody else, pipes are few, and sinks that are slower than their sources would hold
+    /// them all: once a sink holds one, the others' pipes get no more than their sinks have room for.
+    fn splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        turn: &Turn<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+    ) -> Poll<Result<usize, Miss>> {
+        let pipes = &turn.worker.pipes;
+        // Before the sink is asked: what the source does not have needs no room.
+        ready!(from.poll_read_ready(cx)).map_err(|error| Miss::Lost(Lost::Source(error.kind())))?;
+        let mut most = usize::MAX;
+        if pipes.some_are_stuck() {
+            if (self.room as usize) < pipes.capacity() {
+                // What is wrong with the sink comes out when it is written to.
+                let Poll::Ready(room) = poll_io(cx, to, Interest::WRITABLE, |to| socket::room(to)) else {
+                    return Poll::Ready(Err(Miss::NoRoom));
+                };
+                self.room = room.unwrap_or(u32::MAX);
+            }
+            most = self.room as usize;
+        }
+        let Some(pipe) = pipes.take() else {
+            self.mode = Mode::Copy(0);
+            return self.copy(cx, turn, from, to).map_err(Miss::Lost);
+        };
+        let most = most.min(pipe.capacity());
+        let filled = poll_io(cx, from, Interest::READABLE, |from| {
             if turn.awaits_first() {
                 // Once for each session, and only with `relay = "splice"`: otherwise the first bytes are copied.
                 let mut bytes = [0; ANSWER_BYTES];
                 let count = socket::peek(from, &mut bytes)?;
                 turn.note_first(&bytes[..count]);
             }
-            pipe.fill(from, pipe.capacity())
+            pipe.fill(from, most)
+        });
+        let Poll::Ready(Ok(count @ 1..)) = filled else {
+            pipes.give_back(pipe);
+            return filled.map_err(|error| Miss::Lost(Lost::Source(error.kind())));
         };
-        match poll_io(cx, from, Interest::READABLE, fill) {
-            Poll::Pending => {
-                self.drop_pipe(pipes);
-                Poll::Pending
-            }
-            Poll::Ready(Err(error)) => {
-                self.drop_pipe(pipes);
-                Poll::Ready(Err(Lost::Source(error.kind())))
-            }
-            Poll::Ready(Ok(count)) => {
-                self.inside = count;
-                let small = match self.mode {
-                    Mode::Splice(small) if count < numbers.small_fill as usize => small + 1,
-                    _ => 0,
-                };
-                self.mode = if small >= numbers.small_fills { Mode::Copy(0) } else { Mode::Splice(small) };
-                Poll::Ready(Ok(count))
-            }
-        }
+        self.load = Some(Box::new(Load::Piped { pipe, inside: count }));
+        let small = match self.mode {
+            Mode::Splice(small) if count < most.min(turn.plan.numbers.small_fill as usize) => small + 1,
+            _ => 0,
+        };
+        self.mode = if small >= turn.plan.numbers.small_fills { Mode::Copy(0) } else { Mode::Splice(small) };
+        Poll::Ready(Ok(count))
     }
 
-    /// Gives an empty pipe back; closes one with bytes inside.
-    pub fn drop_pipe(&mut self, pipes: &Pipes) {
-        if let Some(pipe) = self.pipe.take() {
-            if self.inside == 0 {
-                pipes.give_back(*pipe);
-            } else {
-                pipes.count_out();
-                self.inside = 0;
-            }
+    /// Lets go of what is on the way.
+    pub fn drop_load(&mut self, pipes: &Pipes) {
+        if let Some(Load::Piped { .. }) = self.load.take().as_deref() {
+            pipes.count_out();
         }
     }
 }

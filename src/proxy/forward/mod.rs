@@ -158,7 +158,7 @@ impl Flow {
         Self {
             client,
             backend: connected.stream,
-            up: Direction::holding(connected.unsent, connected.sent),
+            up: Direction::holding(connected.unsent, connected.sent as u32),
             down: Direction::default(),
             broken: None,
             deadline_ms: u64::MAX,
@@ -176,8 +176,8 @@ impl Flow {
     pub fn poll(&mut self, cx: &mut Context<'_>, worker: &Worker, session: &Session) -> Poll<CloseReason> {
         let result = self.turn(cx, worker, session);
         if result.is_ready() {
-            self.up.drop_pipe(&worker.pipes);
-            self.down.drop_pipe(&worker.pipes);
+            self.up.drop_load(&worker.pipes);
+            self.down.drop_load(&worker.pipes);
         }
         result
     }
@@ -254,7 +254,7 @@ impl Flow {
         self.answer = Answer::begin(session);
         self.reported_ms = now;
         self.deadline_ms = self.quiet_until(session, now);
-        add(&session.moved.copied[UP], self.up.take_credit());
+        add(&session.moved.copied[UP], self.up.take_credit() as usize);
     }
 
     /// How many directions have delivered their last byte.

@@ -37,6 +37,16 @@ impl Pipes {
         }
     }
 
+    /// Bytes that a pipe is to hold.
+    pub const fn capacity(&self) -> usize {
+        self.capacity.get()
+    }
+
+    /// Whether there are pipes with bytes inside: every direction that could deliver has given its own back.
+    pub fn some_are_stuck(&self) -> bool {
+        self.shared.workers[self.worker].pipes_in_use.load(Ordering::Relaxed) > 0
+    }
+
     /// A pipe, or `None` when none can be had; that is counted, and the caller copies and asks again later.
     pub fn take(&self) -> Option<Pipe> {
         let counters = &self.shared.workers[self.worker];

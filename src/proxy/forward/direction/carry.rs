@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Direction, End, Mode};
+use super::{Direction, End, Load, Mode};
 use crate::proxy::forward::Pipes;
 use crate::sys::pipe::Pipe;
 
@@ -16,7 +16,7 @@ pub struct DirectionCopy {
     held: usize,
     /// Bytes inside the pipe; with none there is no pipe.
     inside: usize,
-    credit: usize,
+    credit: u32,
     splices: bool,
     in_a_row: u8,
     end: End,
@@ -25,16 +25,24 @@ pub struct DirectionCopy {
 impl Direction {
     /// Copies it; its bytes go behind `bytes`, the ends of its pipe behind `descriptors`.
     pub fn copy_to<'d>(&'d self, bytes: &mut Vec<u8>, descriptors: &mut Vec<BorrowedFd<'d>>) -> DirectionCopy {
-        let held = &self.held[self.held_from..];
-        bytes.extend_from_slice(held);
-        let pipe = self.pipe.as_ref().filter(|_| self.inside > 0);
-        descriptors.extend(pipe.into_iter().flat_map(|pipe| pipe.ends()));
+        let (mut held, mut inside) = (0, 0);
+        match self.load.as_deref() {
+            Some(Load::Bytes { bytes: all, from }) => {
+                held = all.len() - from;
+                bytes.extend_from_slice(&all[*from..]);
+            }
+            Some(Load::Piped { pipe, inside: bytes }) => {
+                inside = *bytes;
+                descriptors.extend(pipe.ends());
+            }
+            None => {}
+        }
         let (splices, in_a_row) = match self.mode {
             Mode::Copy(full) => (false, full),
             Mode::Splice(small) => (true, small),
         };
-        let Self { inside, credit, end, .. } = *self;
-        DirectionCopy { held: held.len(), inside, credit, splices, in_a_row, end }
+        let Self { credit, end, .. } = *self;
+        DirectionCopy { held, inside, credit, splices, in_a_row, end }
     }
 
     /// Makes it again from the copy, the first of `bytes` and the next of `descriptors`.
@@ -49,16 +57,21 @@ impl Direction {
     ) -> io::Result<Self> {
         let (held, rest) = bytes.split_at_checked(copy.held).ok_or(io::ErrorKind::InvalidData)?;
         *bytes = rest;
-        let mut pipe = None;
-        if copy.inside > 0 {
-            let (Some(read), Some(write)) = (descriptors.next(), descriptors.next()) else {
-                return Err(io::ErrorKind::InvalidData.into());
-            };
-            pipe = Some(Box::new(Pipe::of(read, write)?));
-            pipes.count_in();
-        }
+        let load = match (held, copy.inside) {
+            ([], 0) => None,
+            (held, 0) => Some(Load::Bytes { bytes: held.to_vec(), from: 0 }),
+            ([], inside) => {
+                let (Some(read), Some(write)) = (descriptors.next(), descriptors.next()) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                let pipe = Pipe::of(read, write)?;
+                pipes.count_in();
+                Some(Load::Piped { pipe, inside })
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
         let mode = if copy.splices { Mode::Splice(copy.in_a_row) } else { Mode::Copy(copy.in_a_row) };
-        let DirectionCopy { inside, credit, end, .. } = *copy;
-        Ok(Self { held: held.to_vec(), held_from: 0, pipe, inside, credit, mode, end })
+        let DirectionCopy { credit, end, .. } = *copy;
+        Ok(Self { load: load.map(Box::new), room: 0, credit, mode, end })
     }
 }
