@@ -82,7 +82,7 @@ fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
         (Pushing::start(sender, PUSHED), reader)
     });
     let pushing: Vec<(Pushing, TcpStream)> = pushing.collect();
-    let sent: Vec<u64> = pushing.iter().map(|(pushing, _)| pushing.wait_for_standstill()).collect();
+    let sent = wait_for_standstill(&pushing);
     assert!(sent.iter().all(|sent| *sent < PUSHED.length), "somebody swallowed all bytes: {sent:?}");
     let stopped = world.daemon.private_memory();
     let grown = stopped.saturating_sub(base);
@@ -99,21 +99,63 @@ fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
     assert!(most - stopped <= MOST_GROWTH, "the daemon grew by {} bytes while nothing moved", most - stopped);
     let later = pushing.iter().map(|(pushing, _)| pushing.sent.load(Ordering::SeqCst));
     assert_eq!(later.collect::<Vec<_>>(), sent, "nothing moves while readers have stopped");
-    for (pushing, mut reader) in pushing {
-        let mut received = 0;
-        let mut buffer = vec![0; 64 * 1024];
-        while let count @ 1.. = reader.read(&mut buffer).unwrap() {
-            PUSHED.check(received, &buffer[..count]).unwrap();
-            received += count as u64;
-        }
-        assert_eq!(received, PUSHED.length);
-        reader.shutdown(Shutdown::Write).unwrap();
+    for (pushing, reader) in pushing {
+        receive_all(reader);
         pushing.thread.join().unwrap();
     }
     for record in world.daemon.wait_for_records(2) {
         assert_eq!(record["end"], "done", "{record}");
         assert_eq!(number(&record, "bytes_up") + number(&record, "bytes_down"), PUSHED.length + 2, "{record}");
     }
+}
+
+/// Pipes are few: a user without privilege may have 64 of 1 MiB (`pipe(7)`).
+#[test]
+fn stopped_readers_leave_the_pipes_to_others() {
+    const READERS: u64 = 40;
+    /// Measured: 1 for each worker.
+    const MOST_HELD: f64 = 8.0;
+    let world = World::new();
+    let stopped: Vec<_> = (0..READERS)
+        .map(|_| {
+            let (sender, reader) = world.session(Pushes::Server);
+            (Pushing::start(sender, PUSHED), reader)
+        })
+        .collect();
+    for sent in wait_for_standstill(&stopped) {
+        assert!(sent < PUSHED.length, "somebody swallowed all bytes");
+    }
+    let held = world.daemon.metric("sluice_pipes_in_use");
+    eprintln!("{held} pipes are held by {READERS} stopped readers");
+    assert!(held <= MOST_HELD, "{held} pipes are held by {READERS} stopped readers");
+    let spliced = || world.daemon.metric("sluice_relay_bytes_total{path=\"splice\",direction=\"down\"}");
+    let before = spliced();
+    let (sender, reader) = world.session(Pushes::Server);
+    let pushing = Pushing::start(sender, PUSHED);
+    receive_all(reader);
+    pushing.thread.join().unwrap();
+    world.daemon.wait_for_records(1);
+    let share = (spliced() - before) / PUSHED.length as f64;
+    assert!(share > 0.9, "only {share:.2} of a bulk session was spliced beside them");
+    let fallbacks = world.daemon.metric("sluice_relay_fallbacks_total{reason=\"no_pipe\"}");
+    assert!(fallbacks < 0.5, "{fallbacks} times without a pipe");
+    let reading: Vec<_> = stopped
+        .into_iter()
+        .map(|(pushing, reader)| {
+            thread::spawn(move || {
+                receive_all(reader);
+                pushing.thread.join().unwrap();
+            })
+        })
+        .collect();
+    for thread in reading {
+        thread.join().unwrap();
+    }
+    for record in world.daemon.wait_for_records(READERS as usize + 1) {
+        assert_eq!(record["end"], "done", "{record}");
+        assert_eq!(number(&record, "bytes_down"), PUSHED.length + 1, "{record}");
+    }
+    assert!(world.daemon.metric("sluice_pipes_in_use") < 0.5);
 }
 
 #[test]
@@ -170,18 +212,31 @@ impl Pushing {
         });
         Self { sent, thread }
     }
+}
 
-    /// Waits until nothing has moved for half a second.
-    fn wait_for_standstill(&self) -> u64 {
-        let (mut last, mut since) = (0, Instant::now());
-        eventually("the sender stands still", || {
-            let sent = self.sent.load(Ordering::SeqCst);
-            if sent != last {
-                (last, since) = (sent, Instant::now());
-            }
-            (sent > 0 && since.elapsed() > Duration::from_millis(500)).then_some(sent)
-        })
+/// Waits until every sender has begun and nothing has moved for half a second; what each has sent.
+fn wait_for_standstill(senders: &[(Pushing, TcpStream)]) -> Vec<u64> {
+    let (mut last, mut since) = (Vec::new(), Instant::now());
+    eventually("the senders stand still", || {
+        let sent: Vec<u64> = senders.iter().map(|(pushing, _)| pushing.sent.load(Ordering::SeqCst)).collect();
+        if sent != last {
+            (last, since) = (sent.clone(), Instant::now());
+        }
+        (!sent.contains(&0) && since.elapsed() > Duration::from_millis(500)).then_some(sent)
+    })
+}
+
+/// Reads and compares everything that is pushed, and ends the session.
+fn receive_all(mut reader: TcpStream) {
+    reader.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut received = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    while let count @ 1.. = reader.read(&mut buffer).unwrap() {
+        PUSHED.check(received, &buffer[..count]).unwrap();
+        received += count as u64;
     }
+    assert_eq!(received, PUSHED.length);
+    reader.shutdown(Shutdown::Write).unwrap();
 }
 
 /// Writes until nothing has been taken for half a second.
