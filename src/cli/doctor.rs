@@ -107,7 +107,8 @@ fn pipes() -> Finding {
     }
     let pages = number("fs/pipe-user-pages-soft").unwrap_or(16_384);
     let pipes = pages * 4 / 1024;
-    let advice = "bulk sessions beyond it get pipes of 64 KiB, then copy: sysctl fs.pipe-user-pages-soft=262144";
+    let advice =
+        "bulk is copied when the pipes of all this user's programs fill it: sysctl fs.pipe-user-pages-soft=262144";
     let found = if pages == 0 { "no limit".to_owned() } else { format!("{pages} pages: {pipes} pipes of 1 MiB") };
     finding("fs.pipe-user-pages-soft", pages == 0 || pipes >= 64, found, advice)
 }

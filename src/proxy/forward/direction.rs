@@ -104,8 +104,6 @@ pub struct Direction {
     load: Option<Box<Load>>,
     /// Bytes that the sink surely takes: what it had room for when it was last asked, less what it got since.
     room: u32,
-    /// Bytes delivered before the flow began, not counted yet.
-    credit: u32,
     mode: Mode,
     end: End,
 }
@@ -152,15 +150,10 @@ enum End {
 }
 
 impl Direction {
-    /// A direction with bytes to deliver first, after `credit` bytes that were delivered already.
-    pub fn holding(bytes: Vec<u8>, credit: u32) -> Self {
+    /// A direction with bytes to deliver first.
+    pub fn holding(bytes: Vec<u8>) -> Self {
         let load = (!bytes.is_empty()).then(|| Box::new(Load::Bytes { bytes, from: 0 }));
-        Self { load, credit, ..Self::default() }
-    }
-
-    /// Takes the count of bytes delivered before the flow began.
-    pub fn take_credit(&mut self) -> u32 {
-        std::mem::take(&mut self.credit)
+        Self { load, ..Self::default() }
     }
 
     /// Whether everything is delivered or given up.

@@ -153,12 +153,13 @@ struct Broken {
 }
 
 impl Flow {
-    /// A session whose backend was given `connected.sent` bytes already.
-    pub fn new(client: TcpStream, connected: Connected) -> Self {
+    /// A session whose backend was given `connected.sent` bytes already, which are counted here.
+    pub fn new(client: TcpStream, connected: Connected, moved: &Moved) -> Self {
+        add(&moved.copied[UP], connected.sent);
         Self {
             client,
             backend: connected.stream,
-            up: Direction::holding(connected.unsent, connected.sent as u32),
+            up: Direction::holding(connected.unsent),
             down: Direction::default(),
             broken: None,
             deadline_ms: u64::MAX,
@@ -254,7 +255,6 @@ impl Flow {
         self.answer = Answer::begin(session);
         self.reported_ms = now;
         self.deadline_ms = self.quiet_until(session, now);
-        add(&session.moved.copied[UP], self.up.take_credit() as usize);
     }
 
     /// How many directions have delivered their last byte.

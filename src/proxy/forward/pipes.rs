@@ -1,5 +1,5 @@
-//! A worker's pipes for splicing: taken when a direction proves to be bulk, given back whenever they are empty and
-//! nothing is to be moved. A pipe with bytes inside is never given back.
+//! A worker's pipes for splicing: taken to be filled, given back as soon as they are empty. A pipe with bytes inside is
+//! never given back.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use crate::state::Shared;
 use crate::sys::pipe::Pipe;
 
-/// Empty pipes kept for the next taker.
-const MOST_FREE: usize = 64;
+/// Empty pipes kept for the next taker. Only a stuck direction keeps one beyond its turn, and those are few.
+const MOST_FREE: usize = 8;
 /// A smaller pipe than this is worse than copying (the kernel gives two pages once the user's budget is spent).
 const LEAST_USEFUL: usize = 64 * 1024;
 
@@ -18,7 +18,7 @@ const LEAST_USEFUL: usize = 64 * 1024;
 pub struct Pipes {
     free: RefCell<Vec<Pipe>>,
     /// Capacity asked for. Without CAP_SYS_RESOURCE the kernel counts all that pipes could hold, also empty ones, against
-    /// `fs.pipe-user-pages-soft`; but only directions with bytes on the way hold a pipe.
+    /// `fs.pipe-user-pages-soft`; but only stuck directions hold a pipe.
     capacity: Cell<usize>,
     shared: Arc<Shared>,
     worker: usize,

@@ -16,7 +16,6 @@ pub struct DirectionCopy {
     held: usize,
     /// Bytes inside the pipe; with none there is no pipe.
     inside: usize,
-    credit: u32,
     splices: bool,
     in_a_row: u8,
     end: End,
@@ -41,8 +40,7 @@ impl Direction {
             Mode::Copy(full) => (false, full),
             Mode::Splice(small) => (true, small),
         };
-        let Self { credit, end, .. } = *self;
-        DirectionCopy { held, inside, credit, splices, in_a_row, end }
+        DirectionCopy { held, inside, splices, in_a_row, end: self.end }
     }
 
     /// Makes it again from the copy, the first of `bytes` and the next of `descriptors`.
@@ -71,7 +69,6 @@ impl Direction {
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let mode = if copy.splices { Mode::Splice(copy.in_a_row) } else { Mode::Copy(copy.in_a_row) };
-        let DirectionCopy { credit, end, .. } = *copy;
-        Ok(Self { load: load.map(Box::new), room: 0, credit, mode, end })
+        Ok(Self { load: load.map(Box::new), room: 0, mode, end: copy.end })
     }
 }
