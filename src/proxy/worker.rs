@@ -353,7 +353,7 @@ impl Worker {
 
     /// Beats, for the watchdog, closes pipes that were needed once, and gives memory back after a burst.
     async fn beat(self: Rc<Self>) {
-        let mut most = 0;
+        let (mut most, mut before) = (0, 0);
         loop {
             self.counters().heartbeats.add(1);
             let used = self.counters().cpu_earlier.get() + thread_cpu_micros();
@@ -363,11 +363,14 @@ impl Worker {
                 self.pipes.trim();
             }
             let open = self.sessions.count();
-            if most > BURST && open < most / 2 {
+            // Once they have ended: what ends later would be given back only after the next burst.
+            let still_ending = before > open + BURST / 4;
+            if most > BURST && open < most / 2 && !still_ending {
                 most = open;
                 limits::trim_memory();
             }
             most = most.max(open);
+            before = open;
             tokio::time::sleep(HEARTBEAT).await;
         }
     }
