@@ -11,11 +11,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use socket2::SockRef;
+use support::namespace::Namespace;
 use support::pump::Content;
 use support::{Backend, DEADLINE, Daemon, connect, eventually, own_loopback};
 
@@ -63,6 +64,8 @@ impl World {
         let mut server = self.ends.recv_timeout(DEADLINE).expect("a session at the backend");
         server.set_read_timeout(Some(DEADLINE)).unwrap();
         server.set_write_timeout(Some(DEADLINE)).unwrap();
+        // It may send as much as it likes, whatever the machine says.
+        SockRef::from(&server).set_tcp_notsent_lowat(u32::MAX).unwrap();
         server.read_exact(&mut [0]).unwrap();
         server.write_all(b"!").unwrap();
         client.read_exact(&mut [0]).unwrap();
@@ -100,7 +103,7 @@ fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
     let later = pushing.iter().map(|(pushing, _)| pushing.sent.load(Ordering::SeqCst));
     assert_eq!(later.collect::<Vec<_>>(), sent, "nothing moves while readers have stopped");
     for (pushing, reader) in pushing {
-        receive_all(reader);
+        receive_all(reader, 0);
         pushing.thread.join().unwrap();
     }
     for record in world.daemon.wait_for_records(2) {
@@ -112,14 +115,30 @@ fn a_stopped_reader_holds_the_sender_back_and_costs_no_memory() {
 /// Pipes are few: a user without privilege may have 64 of 1 MiB (`pipe(7)`).
 #[test]
 fn stopped_readers_leave_the_pipes_to_others() {
+    leave_the_pipes(&World::new());
+}
+
+/// A popular setting, with which a socket takes less than its buffer has room for.
+#[test]
+fn stopped_readers_leave_the_pipes_to_others_where_little_may_wait_to_be_sent() {
+    Namespace::new().enter(|| {
+        fs::write("/proc/sys/net/ipv4/tcp_notsent_lowat", "131072").unwrap();
+        leave_the_pipes(&World::new());
+    });
+}
+
+fn leave_the_pipes(world: &World) {
     const READERS: u64 = 40;
+    const READ: u64 = 8 << 20;
     /// Measured: 1 for each worker.
     const MOST_HELD: f64 = 8.0;
-    let world = World::new();
     let stopped: Vec<_> = (0..READERS)
         .map(|_| {
-            let (sender, reader) = world.session(Pushes::Server);
-            (Pushing::start(sender, PUSHED), reader)
+            let (sender, mut reader) = world.session(Pushes::Server);
+            let pushing = Pushing::start(sender, PUSHED);
+            // Until its direction is spliced.
+            receive(&mut reader, 0, READ);
+            (pushing, reader)
         })
         .collect();
     for sent in wait_for_standstill(&stopped) {
@@ -132,7 +151,7 @@ fn stopped_readers_leave_the_pipes_to_others() {
     let before = spliced();
     let (sender, reader) = world.session(Pushes::Server);
     let pushing = Pushing::start(sender, PUSHED);
-    receive_all(reader);
+    receive_all(reader, 0);
     pushing.thread.join().unwrap();
     world.daemon.wait_for_records(1);
     let share = (spliced() - before) / PUSHED.length as f64;
@@ -143,7 +162,7 @@ fn stopped_readers_leave_the_pipes_to_others() {
         .into_iter()
         .map(|(pushing, reader)| {
             thread::spawn(move || {
-                receive_all(reader);
+                receive_all(reader, READ);
                 pushing.thread.join().unwrap();
             })
         })
@@ -226,17 +245,24 @@ fn wait_for_standstill(senders: &[(Pushing, TcpStream)]) -> Vec<u64> {
     })
 }
 
-/// Reads and compares everything that is pushed, and ends the session.
-fn receive_all(mut reader: TcpStream) {
-    reader.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut received = 0;
-    let mut buffer = vec![0; 64 * 1024];
-    while let count @ 1.. = reader.read(&mut buffer).unwrap() {
-        PUSHED.check(received, &buffer[..count]).unwrap();
-        received += count as u64;
-    }
-    assert_eq!(received, PUSHED.length);
+/// Reads and compares everything that is pushed behind `position`, and ends the session.
+fn receive_all(mut reader: TcpStream, position: u64) {
+    receive(&mut reader, position, PUSHED.length);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0, "more than was pushed");
     reader.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Reads and compares what is pushed from one position to another.
+fn receive(reader: &mut TcpStream, mut position: u64, end: u64) {
+    reader.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut buffer = vec![0; 64 * 1024];
+    while position < end {
+        let most = buffer.len().min((end - position) as usize);
+        let count = reader.read(&mut buffer[..most]).unwrap();
+        assert!(count > 0, "the end came after {position} bytes");
+        PUSHED.check(position, &buffer[..count]).unwrap();
+        position += count as u64;
+    }
 }
 
 /// Writes until nothing has been taken for half a second.

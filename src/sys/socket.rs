@@ -236,26 +236,26 @@ pub fn unsent(socket: &impl AsRawFd) -> u32 {
 }
 
 /// How much a socket takes now, in bytes; `WouldBlock` while the kernel does not call it writable, which it does once a
-/// third of the send buffer is free. epoll tells when that changes (`sk_stream_is_writeable` and `tcp_poll` in the kernel).
-/// A kernel that does not say how full its buffer is gives `u32::MAX`: then only a write can tell.
-pub fn room(socket: impl AsFd) -> io::Result<u32> {
-    let Some((queued, limit)) = send_buffer(&socket.as_fd()) else { return Ok(u32::MAX) };
+/// third of the send buffer is free and less than half of `unsent_limit` waits to be sent. epoll tells when that changes
+/// (`sk_stream_is_writeable` and `tcp_poll` in the kernel). Of a socket that is broken a write tells more.
+pub fn room(socket: impl AsFd, unsent_limit: u32) -> io::Result<u32> {
+    let (queued, limit) = send_buffer(&socket.as_fd())?;
     let free = limit.saturating_sub(queued);
-    if free > 0 && free >= queued / 2 {
+    let is_limited = unsent_limit < u32::MAX;
+    if free > 0 && free >= queued / 2 && !is_limited {
         return Ok(free);
     }
     // The kernel sends no event to somebody who was not refused; asking is enough to be told later.
     let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    match poll(&mut asked, PollTimeout::ZERO)? {
-        0 => Err(ErrorKind::WouldBlock.into()),
-        // Room came meanwhile, or the connection is broken: a write finds out.
-        _ => Ok(free.max(1)),
+    if poll(&mut asked, PollTimeout::ZERO)? == 0 {
+        return Err(ErrorKind::WouldBlock.into());
     }
+    Ok(if is_limited { free.min(unsent_limit / 2) } else { free }.max(1))
 }
 
 /// Bytes in the send buffer, bookkeeping included, and how many it may hold (`SO_MEMINFO`, Linux 4.12).
 #[allow(unsafe_code)]
-fn send_buffer(socket: &impl AsFd) -> Option<(u32, u32)> {
+fn send_buffer(socket: &impl AsFd) -> io::Result<(u32, u32)> {
     /// Places of `enum` in the kernel's `sock_diag.h`.
     const SNDBUF: usize = 3;
     const WMEM_QUEUED: usize = 5;
@@ -267,7 +267,7 @@ fn send_buffer(socket: &impl AsFd) -> Option<(u32, u32)> {
         let place = info.as_mut_ptr().cast();
         libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, place, &raw mut length)
     };
-    (result == 0 && length as usize > WMEM_QUEUED * size_of::<u32>()).then_some((info[WMEM_QUEUED], info[SNDBUF]))
+    if result == 0 { Ok((info[WMEM_QUEUED], info[SNDBUF])) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What an error of `accept(2)` asks for.

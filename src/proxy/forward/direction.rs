@@ -339,10 +339,11 @@ impl Direction {
         let mut most = usize::MAX;
         if pipes.some_are_stuck() {
             if (self.room as usize) < pipes.capacity() {
-                // What is wrong with the sink comes out when it is written to.
-                let Poll::Ready(room) = poll_io(cx, to, Interest::WRITABLE, |to| socket::room(to)) else {
+                let ask = |to: &TcpStream| socket::room(to, pipes.unsent_limit());
+                let Poll::Ready(room) = poll_io(cx, to, Interest::WRITABLE, ask) else {
                     return Poll::Ready(Err(Miss::NoRoom));
                 };
+                // What is wrong with the sink comes out when it is written to.
                 self.room = room.unwrap_or(u32::MAX);
             }
             most = self.room as usize;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::state::Shared;
+use crate::sys::limits;
 use crate::sys::pipe::Pipe;
 
 /// Empty pipes kept for the next taker. Only a stuck direction keeps one beyond its turn, and those are few.
@@ -20,14 +21,24 @@ pub struct Pipes {
     /// Capacity asked for. Without CAP_SYS_RESOURCE the kernel counts all that pipes could hold, also empty ones, against
     /// `fs.pipe-user-pages-soft`; but only stuck directions hold a pipe.
     capacity: Cell<usize>,
+    /// Most bytes that a socket takes before it has sent them.
+    unsent_limit: u32,
     shared: Arc<Shared>,
     worker: usize,
 }
 
 impl Pipes {
     /// An empty pool.
-    pub const fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        Self { free: RefCell::new(Vec::new()), capacity: Cell::new(0), shared, worker }
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let setting = limits::sysctl("net/ipv4/tcp_notsent_lowat");
+        let unsent_limit = setting.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
+        Self { free: RefCell::new(Vec::new()), capacity: Cell::new(0), unsent_limit, shared, worker }
+    }
+
+    /// Most bytes that a socket takes before it has sent them, `u32::MAX` without a limit
+    /// (`net.ipv4.tcp_notsent_lowat` when the daemon started, `tcp(7)`).
+    pub const fn unsent_limit(&self) -> u32 {
+        self.unsent_limit
     }
 
     /// Asks for pipes of another capacity from now on.
