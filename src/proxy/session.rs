@@ -133,7 +133,6 @@ pub struct Serve {
     stage: Stage,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the flow is the state of an idle session; a box would only add to it")]
 enum Stage {
     /// Everything before bytes flow. Boxed and dropped: an established session does not carry the state of its set-up.
     SetUp(Pin<Box<dyn Future<Output = Result<Flow, CloseReason>>>>),
