@@ -2,6 +2,7 @@
 //! Never reads what cannot be written: at most one buffer or one pipe is on the way, and only while the sink is stuck.
 
 mod carry;
+mod load;
 
 use std::cell::Cell;
 use std::io;
@@ -13,13 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 pub use carry::DirectionCopy;
+use load::Load;
 
 use super::{Moved, Pipes, add};
 use crate::config::RelayPath;
 use crate::decide::hello::{ANSWER_BYTES, FirstAnswer};
 use crate::proxy::view::RelayPlan;
 use crate::proxy::worker::Worker;
-use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 
 /// What a direction needs for one turn besides its sockets.
@@ -106,15 +107,6 @@ pub struct Direction {
     room: u32,
     mode: Mode,
     end: End,
-}
-
-/// What was taken from the source and the sink did not take yet.
-#[derive(Debug)]
-enum Load {
-    /// Read by copying; delivered from `from` on.
-    Bytes { bytes: Vec<u8>, from: usize },
-    /// Spliced.
-    Piped { pipe: Pipe, inside: usize },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -230,28 +222,8 @@ impl Direction {
 
     /// Delivers what is on the way; ready once nothing is.
     fn deliver(&mut self, cx: &mut Context<'_>, turn: &Turn<'_>, to: &mut TcpStream) -> Poll<Result<(), Before>> {
-        match self.load.as_deref_mut() {
-            None => return Poll::Ready(Ok(())),
-            Some(Load::Bytes { bytes, from }) => {
-                while *from < bytes.len() {
-                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &bytes[*from..]));
-                    let count = written.map_err(|error| Before::of(&error))?;
-                    *from += count;
-                    add(&turn.moved.copied[turn.direction], count);
-                }
-            }
-            Some(Load::Piped { pipe, inside }) => {
-                while *inside > 0 {
-                    let drained = ready!(poll_io(cx, to, Interest::WRITABLE, |to| pipe.drain(to, *inside)));
-                    // A splice that moved some bytes before it met the error has taken the error with it, and the next
-                    // one says EPIPE whatever came before: nothing is to be learnt from it, so a cut is assumed.
-                    let count = drained.ok().filter(|count| *count > 0).ok_or(Before::NoFin)?;
-                    *inside -= count;
-                    self.room = self.room.saturating_sub(count as u32);
-                    add(&turn.moved.spliced[turn.direction], count);
-                }
-            }
-        }
+        let Some(load) = &mut self.load else { return Poll::Ready(Ok(())) };
+        ready!(load.deliver(cx, turn, to, &mut self.room))?;
         if let Some(Load::Piped { pipe, .. }) = self.load.take().map(|load| *load) {
             turn.worker.pipes.give_back(pipe);
         }
