@@ -47,13 +47,17 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with("workers = 2\n", "")
+    }
+
+    fn with(global: &str, pool: &str) -> Self {
         let address = own_loopback();
         let (end, ends) = mpsc::channel();
         let end = Mutex::new(end);
         let backend = Backend::start((address, 1001), move |stream| {
             let _ = end.lock().unwrap().send(stream);
         });
-        let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
+        let daemon = Daemon::start_on(address, &format!("{CONFIG}{pool}"), global, |command| command);
         Self { daemon, ends, _backend: backend }
     }
 
@@ -175,6 +179,48 @@ fn leave_the_pipes(world: &World) {
         assert_eq!(number(&record, "bytes_down"), PUSHED.length + 1, "{record}");
     }
     assert!(world.daemon.metric("sluice_pipes_in_use") < 0.5);
+}
+
+/// The end of a source that is empty needs no room: the kernel delivers what is left, and the backend's place is free.
+#[test]
+fn an_end_passes_a_sink_without_room() {
+    const STEP: u64 = 64 << 10;
+    let world = World::with("workers = 1\n", "relay = \"splice\"\n");
+    // Holds a pipe, so that the others are asked for room.
+    let (sender, _stopped) = world.session(Pushes::Server);
+    sender.set_nonblocking(true).unwrap();
+    push_until_full(&sender);
+    assert!(world.daemon.metric("sluice_pipes_in_use") > 0.5);
+    let relayed = || {
+        let sessions = world.daemon.json("/v1/sessions");
+        sessions.as_array().unwrap().iter().map(|session| number(session, "bytes_down")).sum::<u64>()
+    };
+    // Steps that are relayed one after the other, to a reader that does not read; the one after the last is not.
+    let fill = |sender: &mut TcpStream, most: u64| {
+        let mut last = relayed();
+        for step in 0..most {
+            sender.write_all(PUSHED.at(step * STEP, STEP as usize)).unwrap();
+            let until = Instant::now() + Duration::from_millis(500);
+            while relayed() - last < STEP {
+                if Instant::now() > until {
+                    return step;
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            last += STEP;
+        }
+        most
+    };
+    let (mut sender, _full) = world.session(Pushes::Server);
+    let steps = fill(&mut sender, PUSHED.length / STEP);
+    let (mut sender, mut reader) = world.session(Pushes::Server);
+    reader.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(fill(&mut sender, steps), steps);
+    sender.shutdown(Shutdown::Write).unwrap();
+    let records = world.daemon.wait_for_records(1);
+    assert_eq!(records[0]["end"], "done", "{records:?}");
+    receive(&mut reader, 0, steps * STEP);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

@@ -98,13 +98,13 @@ pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs) -> io::Result<u64
     let now_ns = monotonic_ns();
     let count = batch.sessions.len() as u64;
     for (session, flow) in batch.sessions {
-        let flow = Flow::from_copy(&flow, &mut bytes, &mut descriptors, &worker.pipes)?;
         let Places { listener, pool, backend } = session.shares;
         let shares = Shares {
             listener: Rc::clone(listeners.get(listener).ok_or_else(invalid)?),
             pool: Rc::clone(pools.get(pool).ok_or_else(invalid)?),
             backend: Rc::clone(backends.get(backend).ok_or_else(invalid)?),
         };
+        let flow = Flow::from_copy(&flow, &mut bytes, &mut descriptors, &worker.pipes)?;
         let session = worker.sessions.enter(|slot| session.revive(slot, shares, now_ns));
         record::taken_over(worker, &session);
         worker.held.put(session, flow);

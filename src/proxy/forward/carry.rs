@@ -81,12 +81,14 @@ impl Flow {
             let side = if broken.client { Side::Client } else { Side::Backend };
             io::Result::Ok(Broken { side, cut_short: broken.cut_short, reason, looks: broken.looks })
         };
+        // All that can fail before a pipe is counted.
+        let broken = copy.broken.as_ref().map(broken).transpose()?;
         let mut flow = Self {
             client,
             backend,
             up: Direction::from_copy(&copy.up, bytes, descriptors, pipes)?,
             down: Direction::default(),
-            broken: copy.broken.as_ref().map(broken).transpose()?,
+            broken,
             deadline_ms: copy.deadline_ms,
             unsent: copy.unsent,
             stuck_check_ms: copy.stuck_check_ms,

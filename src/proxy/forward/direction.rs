@@ -23,6 +23,9 @@ use crate::proxy::view::RelayPlan;
 use crate::proxy::worker::Worker;
 use crate::sys::socket;
 
+/// What filling a pipe takes off a turn at least, in bytes: fills that a sink's room keeps small cost calls all the same.
+const LEAST_COST: usize = 64 * 1024;
+
 /// What a direction needs for one turn besides its sockets.
 pub struct Turn<'a> {
     /// Whose buffer and pipes are used.
@@ -205,7 +208,8 @@ impl Direction {
             if left == 0 {
                 return Step::Again;
             }
-            let fetched = if self.may_splice(turn.plan.path) {
+            let splices = self.may_splice(turn.plan.path);
+            let fetched = if splices {
                 self.splice(cx, turn, from, to)
             } else {
                 self.copy(cx, turn, from, to).map_err(Miss::Lost)
@@ -213,7 +217,9 @@ impl Direction {
             match fetched {
                 Poll::Pending => return Step::Blocked,
                 Poll::Ready(Ok(0)) => self.end = End::Seen,
-                Poll::Ready(Ok(count)) => left = left.saturating_sub(count),
+                Poll::Ready(Ok(count)) => {
+                    left = left.saturating_sub(if splices { count.max(LEAST_COST) } else { count })
+                }
                 Poll::Ready(Err(Miss::NoRoom)) => return Step::Stuck,
                 Poll::Ready(Err(Miss::Lost(lost))) => return Step::Broken(lost),
             }
@@ -313,7 +319,13 @@ impl Direction {
             if (self.room as usize) < pipes.capacity() {
                 let ask = |to: &TcpStream| socket::room(to, pipes.unsent_limit());
                 let Poll::Ready(room) = poll_io(cx, to, Interest::WRITABLE, ask) else {
-                    return Poll::Ready(Err(Miss::NoRoom));
+                    // It is only known that the source may have something; its end needs no room.
+                    let peek = |from: &TcpStream| socket::peek(from, &mut [0]);
+                    return match ready!(poll_io(cx, from, Interest::READABLE, peek)) {
+                        Ok(0) => Poll::Ready(Ok(0)),
+                        Ok(_) => Poll::Ready(Err(Miss::NoRoom)),
+                        Err(error) => Poll::Ready(Err(Miss::Lost(Lost::Source(error.kind())))),
+                    };
                 };
                 // What is wrong with the sink comes out when it is written to.
                 self.room = room.unwrap_or(u32::MAX);
