@@ -218,7 +218,7 @@ impl Direction {
                 Poll::Pending => return Step::Blocked,
                 Poll::Ready(Ok(0)) => self.end = End::Seen,
                 Poll::Ready(Ok(count)) => {
-                    left = left.saturating_sub(if splices { count.max(LEAST_COST) } else { count })
+                    left = left.saturating_sub(if splices { count.max(LEAST_COST) } else { count });
                 }
                 Poll::Ready(Err(Miss::NoRoom)) => return Step::Stuck,
                 Poll::Ready(Err(Miss::Lost(lost))) => return Step::Broken(lost),
