@@ -15,8 +15,8 @@ use support::hello::client_hello;
 use support::proxy::connect_from;
 use support::{Backend, Daemon, eventually, own_loopback};
 
-/// Ports of the listener.
-const PORTS: u16 = 20;
+/// Ports of the listener, and keys of each kind: all on two of three backends is 1 in 10 000 million.
+const PORTS: u16 = 60;
 
 /// A tls listener on 440 and the ports behind it, before backends with names and weights on 1001 and so on.
 fn config(pool: &str, backends: &[(&str, u32)]) -> String {

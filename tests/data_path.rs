@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -136,12 +137,18 @@ fn ready_connections_that_the_backend_closed_or_spoke_on_are_not_used() {
 
     // A server that speaks first is found out before a client's byte reaches it on such a connection.
     let address = own_loopback();
-    let _greeter = Backend::start((address, 1001), |mut stream| {
+    let spoken_on = Arc::new(AtomicUsize::new(0));
+    let spoken = Arc::clone(&spoken_on);
+    let _greeter = Backend::start((address, 1001), move |mut stream| {
         let _ = stream.write_all(b"220 hello\r\n");
+        spoken.fetch_add(1, Ordering::Relaxed);
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     let daemon = Daemon::start_on(address, &body("preconnect = 1"), "workers = 1\n", |command| command);
     eventually("they are discarded", || (readied(&daemon, "discarded") >= 2.0).then_some(()));
+    // They are looked at twice a second: one that was spoken on just now is there when the client comes.
+    let before = spoken_on.load(Ordering::Relaxed);
+    eventually("the next one is spoken on", || (spoken_on.load(Ordering::Relaxed) > before).then_some(()));
     let mut client = connect(daemon.at(443));
     client.write_all(&hello).unwrap();
     let mut greeting = [0; 11];
