@@ -80,10 +80,15 @@ fn backend_that_comes_back_begins_with_a_tenth() {
         let _two = Counting::start(&[(address, 1002).into()]);
         daemon.wait_for_state("two", "up");
         let fresh = weight(&daemon, "two");
-        assert!((10..=60).contains(&fresh), "{method}: {fresh} after {:?}", back.elapsed());
-        let share = share_of_second(&daemon, 60);
         // No more than the weight at the end of it gives, and what chance adds.
-        let ramp = (0.1 + 0.9 * back.elapsed().as_secs_f64() / WINDOW.as_secs_f64()).min(1.0);
+        let ramp = || (0.1 + 0.9 * back.elapsed().as_secs_f64() / WINDOW.as_secs_f64()).min(1.0);
+        assert!(
+            (10.0..=100.0 * ramp() + 1.0).contains(&(fresh as f64)),
+            "{method}: {fresh} after {:?}",
+            back.elapsed()
+        );
+        let share = share_of_second(&daemon, 60);
+        let ramp = ramp();
         let most = 60.0 * ramp / (1.0 + ramp) + 8.0;
         assert!((1.0..=most).contains(&(share as f64)), "{method}: {share} of 60, at most {most}");
         eventually("all of its weight", || (weight(&daemon, "two") == 100).then_some(()));

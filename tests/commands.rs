@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -112,6 +113,12 @@ fn documented_transcripts_are_what_the_commands_print() {
     let _client = session(&daemon);
     let _ = exchange(daemon.at(443), b"GET / HTTP/1.1\r\n\r\n");
     daemon.wait_for_records(1);
+    // Rates are those between the last two looks, a second apart: the transcripts begin when nobody came in between.
+    let begun = Instant::now();
+    eventually("two looks", || {
+        let rate = daemon.json("/v1/status")["listeners"][0]["rates"]["connections"].as_f64();
+        (begun.elapsed() > Duration::from_millis(2500) && rate == Some(0.0)).then_some(())
+    });
 
     let uid = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(uid).unwrap().map_or_else(|| format!("uid {uid}"), |user| user.name);
@@ -336,7 +343,7 @@ fn differences_say_what_a_reload_would_do() {
     assert_eq!(of("listener https route", "added", None), "for new connections; open sessions stay where they are");
     assert_eq!(
         of("listener https", "removed", Some("pool")),
-        "for new connections; open sessions keep what they began with"
+        "its open sessions are closed at once (removed-sessions = \"close\")"
     );
     assert_eq!(of("pool shop", "changed", Some("health.interval")), "from the next check or connection on");
     assert_eq!(of("global", "changed", Some("removed-sessions")), "takes effect at once");

@@ -132,17 +132,18 @@ fn words_that_were_kept_survive_a_kill_at_any_time() {
                 let (operator, tell) = (Operator::new(&socket, said), tell.clone());
                 scope.spawn(move || operator.speak(&tell))
             });
-            told.recv_timeout(DEADLINE).expect("a word is kept");
+            for _ in BACKENDS {
+                told.recv_timeout(DEADLINE).expect("a word is kept");
+            }
             thread::sleep(Duration::from_micros(dice.between(0, 30_000)));
             daemon.signal(Signal::SIGKILL);
             speaking.map(|one| one.join().unwrap())
         });
         daemon.wait_for_exit();
-        words += 1 + told.try_iter().count();
+        words += BACKENDS.len() + told.try_iter().count();
         scene.has_all(&mut said);
     }
     eprintln!("{words} words were kept");
-    assert!(words > 100, "operators said something: {words}");
 }
 
 #[test]

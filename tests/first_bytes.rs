@@ -21,12 +21,12 @@ const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const PROTOCOLS: [&str; 6] = ["http", "ssh", "postgres", "rdp", "tds", "ldap"];
 
-/// `all` has a pool for each protocol; `some` wants few; `silent` waits half a second for those who wait themselves.
+/// `all` has a pool for each protocol; `some` wants few; `silent` waits a while for those who wait themselves.
 const CONFIG: &str = r#"
 [[listener]]
 name = "some"
 bind = ["{ip}:444"]
-hello-timeout = "500ms"
+hello-timeout = "1500ms"
 [[listener.route]]
 sni = ["a.test"]
 pool = "a"
@@ -43,7 +43,7 @@ pool = "dead"
 [[listener]]
 name = "silent"
 bind = ["{ip}:445"]
-hello-timeout = "500ms"
+hello-timeout = "1500ms"
 [[listener.route]]
 sni = ["a.test"]
 pool = "a"
@@ -54,7 +54,7 @@ pool = "banner"
 [[listener]]
 name = "proxied"
 bind = ["{ip}:446"]
-hello-timeout = "500ms"
+hello-timeout = "1500ms"
 accept-proxy = ["127.0.0.2/32"]
 [[listener.route]]
 first-bytes = ["silence"]
@@ -254,7 +254,7 @@ fn what_is_not_certain_in_time_is_not_routed() {
         let begun = Instant::now();
         let (_, record) = bench.send(CLIENT, 444, [said]);
         let took = begun.elapsed().as_millis();
-        assert!((450..1500).contains(&took), "{} took {took} ms", said.escape_ascii());
+        assert!((1450..4500).contains(&took), "{} took {took} ms", said.escape_ascii());
         assert_eq!((&record["end"], &record["pool"]), (&"hello_timeout".into(), &Value::Null), "{record}");
     }
 }
@@ -288,7 +288,7 @@ fn silence_goes_to_a_server_that_speaks_first() {
         let mut banner = [0; 11];
         stream.read_exact(&mut banner).unwrap();
         let took = begun.elapsed().as_millis();
-        assert!((450..1500).contains(&took), "took {took} ms");
+        assert!((1450..4500).contains(&took), "took {took} ms");
         assert_eq!(&banner, b"220 hello\r\n");
         stream.write_all(b"QUIT\r\n").unwrap();
         assert_eq!(finish(stream).1.unwrap(), b"221 bye\r\n");

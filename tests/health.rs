@@ -101,7 +101,10 @@ fn least_connections_prefers_the_idle_one() {
 fn consistent_hash_keeps_a_source_and_moves_only_those_of_a_dead_backend() {
     let address = own_loopback();
     let mut backends = three(address);
-    let pool = format!("balance = \"consistent-hash\"\nhash.bounded-load = \"off\"\n{THREE}");
+    // Tables are made of names: with addresses of the process's own, shares would be another draw in each run.
+    let named = |(port, name)| format!("[[pool.p.backend]]\nname = \"{name}\"\naddress = \"{{ip}}:{port}\"\n");
+    let named: String = [(1001, "one"), (1002, "two"), (1003, "three")].map(named).concat();
+    let pool = format!("balance = \"consistent-hash\"\nhash.bounded-load = \"off\"\n{named}");
     let daemon = Daemon::start_on(address, &config(&pool), "", |command| command);
     let sources: Vec<Ipv4Addr> = (1..=60).map(|last| Ipv4Addr::new(127, 200, 7, last)).collect();
     let ask = || sources.iter().map(|source| answer_for(daemon.at(443), *source)).collect::<Vec<_>>();
@@ -112,12 +115,12 @@ fn consistent_hash_keeps_a_source_and_moves_only_those_of_a_dead_backend() {
     }
     assert_eq!(ask(), before, "the same again");
     backends[1].stop();
-    daemon.wait_for_state(&daemon.at(1002).to_string(), "down");
+    daemon.wait_for_state("two", "down");
     for (old, new) in before.iter().zip(ask()) {
         if old == "two" { assert_ne!(new, "two") } else { assert_eq!(new, *old) }
     }
     backends[1] = Backend::naming((address, 1002), "two");
-    daemon.wait_for_state(&daemon.at(1002).to_string(), "up");
+    daemon.wait_for_state("two", "up");
     assert_eq!(ask(), before, "they come back");
 }
 
@@ -132,13 +135,15 @@ fn failover_hides_a_backend_that_refuses() {
     let answers = tally(&daemon, 40);
     assert!(!answers.contains_key("one") && answers.len() == 2, "{answers:?}");
     daemon.wait_for_state(&daemon.at(1001).to_string(), "down");
-    let tries: Vec<u64> = daemon.wait_for_records(40).iter().map(|record| record["tries"].as_u64().unwrap()).collect();
-    let retried = tries.iter().filter(|tries| **tries > 1).count();
-    // The first refusal has it checked at once, and both together bring it down.
-    assert!((1..=4).contains(&retried), "{retried} clients were moved on");
+    daemon.wait_for_records(40);
+    // The first refusal has it checked at once, and both together bring it down: then nobody has to be moved on.
+    tally(&daemon, 20);
+    let tries: Vec<u64> = daemon.wait_for_records(60).iter().map(|record| record["tries"].as_u64().unwrap()).collect();
+    assert!(tries[..40].contains(&2), "somebody was moved on");
+    assert!(tries[40..].iter().all(|tries| *tries == 1), "{tries:?}");
     let errors =
         format!("sluice_backend_connect_errors_total{{pool=\"p\",backend=\"{}\",reason=\"refused\"}}", daemon.at(1001));
-    assert!(daemon.metric(&errors) >= 2.0);
+    assert!(daemon.metric(&errors) >= 1.0);
 }
 
 #[test]
@@ -213,7 +218,7 @@ backends = ["{ip}:1002", "{ip}:1001"]
     let begun = Instant::now();
     assert_eq!(exchange(daemon.at(443), b"who?").unwrap(), b"one");
     let took = begun.elapsed();
-    assert!((Duration::from_millis(295)..Duration::from_millis(900)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(295)..support::DEADLINE).contains(&took), "{took:?}");
     let record = daemon.wait_for_records(1)[0].clone();
     assert_eq!((&record["tries"], &record["end"]), (&2.into(), &"done".into()), "{record}");
 }
@@ -228,7 +233,7 @@ name = "plain"
 protocol = "tcp"
 bind = ["{ip}:443"]
 pool = "p"
-idle-timeout = "400ms"
+idle-timeout = "2s"
 half-close-timeout = "150ms"
 [pool.p]
 backends = ["{ip}:1001"]
@@ -236,15 +241,15 @@ backends = ["{ip}:1001"]
     let daemon = Daemon::start_on(address, body, "", |command| command);
     let mut session = connect(daemon.at(443));
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
+    while begun.elapsed() < Duration::from_secs(5) {
         session.write_all(b"x").unwrap();
         session.read_exact(&mut [0; 1]).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(250));
     }
     let quiet = Instant::now();
     assert!(session.read(&mut [0; 1]).is_err(), "reset");
     let took = quiet.elapsed();
-    assert!((300..900).contains(&took.as_millis()), "{took:?}");
+    assert!((1500..7000).contains(&took.as_millis()), "{took:?}");
     assert_eq!(daemon.wait_for_records(1)[0]["end"], "idle_timeout");
 }
 
@@ -272,7 +277,7 @@ backends = ["{ip}:1001"]
     session.shutdown(std::net::Shutdown::Write).unwrap();
     let begun = Instant::now();
     assert!(session.read(&mut [0; 1]).is_err(), "reset, not a clean end");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(4), "before the backend closes");
     assert_eq!(daemon.wait_for_records(1)[0]["end"], "half_close_timeout");
 }
 
@@ -288,6 +293,5 @@ fn a_backend_that_is_ill_from_the_beginning_is_an_event_with_its_evidence() {
     let [event] = of_it[..] else { panic!("one event, not {events:#}") };
     assert_eq!((&event["from"], &event["to"], &event["by"]), (&"unknown".into(), &"down".into(), &"check".into()));
     assert_eq!((&event["reason"], &event["evidence"][0]["phase"]), (&"refused".into(), &"connect".into()), "{event:#}");
-    let log = daemon.log();
-    assert!(log.contains(&format!("\"backend\":\"{dead}\",\"from\":\"unknown\",\"to\":\"down\"")), "{log}");
+    daemon.wait_for_log(&format!("\"backend\":\"{dead}\",\"from\":\"unknown\",\"to\":\"down\""));
 }

@@ -94,7 +94,7 @@ fn grace_runs_out_and_every_session_gets_its_record() {
 
 #[test]
 fn silent_sessions_end_one_by_one_in_the_second_half_of_the_grace() {
-    let (mut daemon, _backend) = start("shutdown-grace = \"2s\"\n");
+    let (mut daemon, _backend) = start("shutdown-grace = \"6s\"\n");
     let silent: Vec<TcpStream> = (0..30).map(|_| open_session(&daemon)).collect();
     let client = open_session(&daemon);
     let chatting = chatters(client);
@@ -113,10 +113,10 @@ fn silent_sessions_end_one_by_one_in_the_second_half_of_the_grace() {
         .map(|thread| thread.join().unwrap())
         .collect();
     let (first, last) = (ends.iter().min().unwrap(), ends.iter().max().unwrap());
-    assert!(*first >= Duration::from_millis(950), "none in the first half: {first:?}");
+    assert!(*first >= Duration::from_millis(2950), "none in the first half: {first:?}");
     assert!(last.saturating_sub(*first) >= Duration::from_millis(500), "spread: {ends:?}");
     chatting.join().unwrap();
-    assert!(begun.elapsed() >= Duration::from_secs(2), "who speaks has all of the grace");
+    assert!(begun.elapsed() >= Duration::from_secs(6), "who speaks has all of the grace");
     assert!(daemon.wait_for_exit().success());
 }
 
@@ -144,10 +144,12 @@ fn second_term_and_int_end_at_once_and_quit_waits_without_limit() {
 
 #[test]
 fn readiness_turns_before_the_listener_closes() {
-    let (mut daemon, _backend) = start("ready-delay = \"500ms\"\n");
+    let (mut daemon, _backend) = start("ready-delay = \"1h\"\n");
     daemon.signal(Signal::SIGTERM);
     eventually("not ready any more", || (daemon.get("/readyz")?.0 == 503).then_some(()));
     drop(open_session(&daemon));
+    // That the delay ends by itself is tested in tests/stop.rs.
+    daemon.signal(Signal::SIGINT);
     assert!(daemon.wait_for_exit().success());
 }
 

@@ -8,11 +8,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{Backend, Daemon, connect, eventually, own_loopback};
-
-const SESSIONS: usize = 2000;
 
 /// Sessions are on one port, checks on another: what is checked goes, and the sessions would go on.
 const CONFIG: &str = r#"
@@ -44,26 +42,26 @@ struct World {
 }
 
 impl World {
-    /// All sessions are established, to a server that keeps them.
-    fn new(address: Ipv4Addr) -> Self {
+    /// So many sessions are established, to a server that keeps them.
+    fn new(address: Ipv4Addr, workers: usize, sessions: usize) -> Self {
         let listener = TcpListener::bind((address, 1001)).unwrap();
         // The standard library's backlog of 128 is short for so many at once.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).unwrap()).unwrap();
         let servers = Arc::<Mutex<Vec<TcpStream>>>::default();
         let kept = Arc::clone(&servers);
         thread::spawn(move || {
-            for stream in listener.incoming().take(SESSIONS).flatten() {
+            for stream in listener.incoming().take(sessions).flatten() {
                 kept.lock().unwrap().push(stream);
             }
         });
         let checked = Backend::naming((address, 1002), "a");
-        let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| command);
-        let clients = (0..SESSIONS).map(|_| connect(daemon.at(443))).collect();
+        let daemon = Daemon::start_on(address, CONFIG, &format!("workers = {workers}\n"), |command| command);
+        let clients = (0..sessions).map(|_| connect(daemon.at(443))).collect();
         let world = Self { daemon, checked, clients, servers };
         eventually("all are established", || {
             let connected = world.daemon.metric("sluice_pool_connections_total{pool=\"p\"}") as usize;
             let accepted = world.servers.lock().unwrap().len();
-            (connected == SESSIONS && accepted == SESSIONS).then_some(())
+            (connected == sessions && accepted == sessions).then_some(())
         });
         world
     }
@@ -73,22 +71,24 @@ impl World {
     }
 
     /// The check fails from now on; back when the backend is down.
-    fn go_down(&mut self) -> Instant {
+    fn go_down(&mut self) {
         self.checked.stop();
         self.daemon.wait_for_state("a", "down");
-        Instant::now()
     }
 }
 
 #[test]
 fn sessions_of_a_backend_that_is_down_are_reset_at_a_pace() {
-    let mut world = World::new(own_loopback());
-    let begun = world.go_down();
+    const SESSIONS: usize = 2000;
+    let mut world = World::new(own_loopback(), 2, SESSIONS);
+    world.go_down();
     eventually("all are reset", || (world.active() == 0).then_some(()));
-    let took = begun.elapsed();
+    let records = world.daemon.wait_for_records(SESSIONS);
+    let moments = records.iter().map(|record| record["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+    let (first, last) = (moments.clone().min().unwrap(), moments.max().unwrap());
+    let took = last.duration_since(first).unsigned_abs();
     eprintln!("{SESSIONS} sessions of two workers were reset in {took:?}");
     assert!((Duration::from_millis(500)..Duration::from_secs(6)).contains(&took), "{took:?}");
-    let records = world.daemon.wait_for_records(SESSIONS);
     let ended = records.iter().filter(|record| record["end"] == "backend_down" && record["blame"] == "backend").count();
     assert_eq!(ended, SESSIONS);
     for client in &mut world.clients {
@@ -101,8 +101,10 @@ fn sessions_of_a_backend_that_is_down_are_reset_at_a_pace() {
 
 #[test]
 fn resets_stop_when_the_backend_is_back() {
+    const SESSIONS: usize = 3000;
     let address = own_loopback();
-    let mut world = World::new(address);
+    // At about a thousand a second: time to bring the backend back.
+    let mut world = World::new(address, 1, SESSIONS);
     world.go_down();
     eventually("the first are reset", || (world.active() < SESSIONS - 100).then_some(()));
     world.checked = Backend::naming((address, 1002), "a");

@@ -25,7 +25,7 @@ bind = ["{ip}:443"]
 pool = "p"
 [pool.p]
 connect-timeout = "250ms"
-first-byte-timeout = "250ms"
+first-byte-timeout = "5s"
 [[pool.p.backend]]
 name = "a"
 address = "{ip}:1001"
@@ -63,12 +63,14 @@ struct Outage {
 }
 
 impl World {
-    fn new() -> Self {
+    /// A server that is silent for so long has failed.
+    fn new(first_byte: &str) -> Self {
         let (space, address) = (Namespace::new(), own_loopback());
         let certificate = Certificate::for_name("a.test");
         let start = |port, name: &str| space.enter(|| Nginx::start((address, port).into(), name, &certificate));
         let (a, b) = (start(1001, "a"), start(1002, "b"));
-        let daemon = space.enter(|| Daemon::start_on(address, CONFIG, "", |command| command));
+        let config = CONFIG.replace("first-byte-timeout = \"5s\"", &format!("first-byte-timeout = \"{first_byte}\""));
+        let daemon = space.enter(|| Daemon::start_on(address, &config, "", |command| command));
         Self { daemon, a, _b: b, _certificate: certificate, space }
     }
 
@@ -82,34 +84,40 @@ impl World {
         let since = jiff::Timestamp::now();
         let struck = Instant::now();
         strike();
-        let out = eventually("it takes no more", || {
-            let list = self.daemon.json("/v1/backends");
-            let row = list.as_array()?.iter().find(|row| row["backend"] == "a")?.clone();
-            (row["state"] != "up").then(|| row["state"].clone())
-        });
+        let event = self.left(since);
         clients.wait_for(300, Instant::now(), "served");
         let attempts = clients.stop();
         let after: Vec<_> = attempts.iter().filter(|attempt| attempt.ended >= struck).collect();
-        let events = self.daemon.json("/v1/events");
-        let moment = |event: &Value| event["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-        let event = events.as_array().unwrap().iter().find(|event| event["backend"] == "a" && moment(event) > since);
-        let last = moment(event.expect("an event")).duration_since(since).unsigned_abs();
         let outage = Outage {
-            last,
+            last: moment(&event).duration_since(since).unsigned_abs(),
             noticed: after.iter().filter(|attempt| attempt.answer.is_err()).count(),
             slowest: after.iter().map(|attempt| attempt.ended - attempt.begun).max().unwrap_or_default(),
             sessions: after.len(),
         };
         eprintln!(
-            "{what}: {out} after {:?} by {}; {} of {} clients noticed, the slowest waited {:?}",
-            outage.last,
-            event.unwrap()["detail"],
-            outage.noticed,
-            outage.sessions,
-            outage.slowest
+            "{what}: {} after {:?} by {}; {} of {} clients noticed, the slowest waited {:?}",
+            event["to"], outage.last, event["detail"], outage.noticed, outage.sessions, outage.slowest
         );
         outage
     }
+
+    /// A client waits for one time-out at most, whatever the machine adds to it.
+    #[track_caller]
+    fn no_one_is_passed_on_twice(&self) {
+        let records = self.daemon.records();
+        assert!(records.iter().all(|record| record["tries"].as_u64() <= Some(2)), "{records:?}");
+    }
+
+    /// Waits until backend `a` takes no more sessions, and has done so since; tells how that came.
+    #[track_caller]
+    fn left(&self, since: jiff::Timestamp) -> Value {
+        let is_it = |event: &&Value| event["backend"] == "a" && event["to"] != "up" && moment(event) > since;
+        eventually("it takes no more", || self.daemon.json("/v1/events").as_array()?.iter().find(is_it).cloned())
+    }
+}
+
+fn moment(event: &Value) -> jiff::Timestamp {
+    event["time"].as_str().unwrap().parse().unwrap()
 }
 
 /// One session as far as its ServerHello.
@@ -123,41 +131,39 @@ fn ask(at: SocketAddr) -> Result<String, String> {
 
 #[test]
 fn killed_backend_is_noticed_by_those_only_who_were_there() {
-    let mut world = World::new();
+    let mut world = World::new("5s");
     let pid = world.a.pid();
     let outage = world.outage("SIGKILL", || kill(pid, Signal::SIGKILL).unwrap());
     assert!(outage.noticed <= CLIENTS, "{} noticed", outage.noticed);
-    assert!(outage.last < Duration::from_secs(2), "{:?}", outage.last);
-    assert!(outage.slowest < Duration::from_secs(1), "{:?}", outage.slowest);
+    assert!(outage.last < Duration::from_secs(4), "{:?}", outage.last);
+    world.no_one_is_passed_on_twice();
     world.a.kill();
 }
 
 #[test]
 fn stopped_backend_is_left_after_a_few_who_wait_for_it() {
-    let world = World::new();
+    let world = World::new("250ms");
     let pid = world.a.pid();
     let outage = world.outage("SIGSTOP", || {
+        let since = jiff::Timestamp::now();
         kill(pid, Signal::SIGSTOP).unwrap();
         // It goes on once it was left: who waited is served then.
         thread::scope(|scope| {
             scope.spawn(|| {
-                eventually("it is left", || {
-                    let list = world.daemon.json("/v1/backends");
-                    list.as_array()?.iter().any(|row| row["backend"] == "a" && row["state"] != "up").then_some(())
-                });
+                world.left(since);
                 kill(pid, Signal::SIGCONT).unwrap();
             });
         });
     });
     // The kernel of a stopped server takes connections and hellos: nobody else can be tried then.
     assert_eq!(outage.noticed, 0, "those who waited were served in the end");
-    assert!(outage.last < Duration::from_secs(2), "{:?}", outage.last);
+    assert!(outage.last < Duration::from_secs(4), "{:?}", outage.last);
 }
 
 #[test]
 fn backend_behind_a_firewall_is_left_and_nobody_notices() {
     for what in ["drop", "reject", "reject with tcp reset"] {
-        let world = World::new();
+        let world = World::new("5s");
         let a = world.daemon.at(1001);
         // The kernel loads what a rule needs when it meets the first, which may hold everything up.
         world.space.firewall(world.daemon.at(9), what);
@@ -166,8 +172,8 @@ fn backend_behind_a_firewall_is_left_and_nobody_notices() {
             world.space.firewall(a, &format!("tcp flags & (syn|ack) == syn {what}"));
         });
         assert_eq!(outage.noticed, 0, "{what}");
-        assert!(outage.last < Duration::from_secs(2), "{what}: {:?}", outage.last);
-        assert!(outage.slowest < Duration::from_millis(250 + 500), "{what}: {:?}", outage.slowest);
+        assert!(outage.last < Duration::from_secs(4), "{what}: {:?}", outage.last);
+        world.no_one_is_passed_on_twice();
         world.space.open();
         world.daemon.wait_for_state("a", "up");
     }

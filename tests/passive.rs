@@ -26,7 +26,7 @@ fn first_answers_are_counted_whichever_way_the_bytes_take() {
             body,
             "[[listener]]\nname = \"{path}\"\nprotocol = \"{protocol}\"\nbind = [\"{{ip}}:{}\"]\n\
              [[listener.route]]\nsni = [\"a.test\"]\npool = \"{path}\"\n\
-             [pool.{path}]\nrelay = \"{relay}\"\nfirst-byte-timeout = \"600ms\"\n\
+             [pool.{path}]\nrelay = \"{relay}\"\nfirst-byte-timeout = \"1500ms\"\n\
              [[pool.{path}.backend]]\nname = \"{path}\"\naddress = \"{{ip}}:{}\"\n\
              [pool.{path}.passive]\nfailures = 0\n",
             443 + at,
@@ -117,7 +117,7 @@ fn an_ejection_is_told_everywhere_with_what_it_rests_on() {
     assert!(detail.starts_with("failures in a row, the last: silence instead of a ServerHello after "), "{detail}");
     assert!(detail.ends_with("; for 3600 s, ejection 1 in a row"), "{detail}");
     let took: f64 = detail.split(" after ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-    assert!((60.0..1000.0).contains(&took), "{detail}");
+    assert!((60.0..10_000.0).contains(&took), "{detail}");
     // The session that it names is one of those that go on.
     let named = detail.split("(session ").nth(1).unwrap().split(')').next().unwrap();
     let sessions = daemon.json("/v1/sessions");
@@ -142,6 +142,7 @@ fn an_ejection_is_told_everywhere_with_what_it_rests_on() {
     assert!(listed.contains("\tp\ta\tup\tejected\tlive\tejected\tfailures in a row"), "{listed}");
     let told = daemon.ask("events", &json!({ "pool": "p", "limit": 1 }))["result"].clone();
     assert_eq!(told[0]["id"], event["id"], "{told}");
+    daemon.wait_for_log("\"ejected\"");
     let line = daemon.log().lines().find(|line| line.contains("\"ejected\"")).map(str::to_owned);
     let line: Value = serde_json::from_str(&line.expect("a line in the log")).unwrap();
     assert_eq!((&line["backend"], &line["detail"]), (&json!("a"), &json!(detail)), "{line}");
@@ -161,7 +162,7 @@ fn an_ejection_is_told_everywhere_with_what_it_rests_on() {
 fn ejections_grow_in_a_row_and_a_calm_stretch_begins_anew() {
     let address = own_loopback();
     let _b = Speaker::start((address, 1002), Says::Hello);
-    let body = format!("{TWO}eject = \"150ms\"\n");
+    let body = format!("{TWO}eject = \"1s\"\n");
     let daemon = Daemon::start_on(address, &body, "", |command| command);
     let ejected = |count: usize| {
         eventually(&format!("ejection {count}"), || {
@@ -180,12 +181,12 @@ fn ejections_grow_in_a_row_and_a_calm_stretch_begins_anew() {
         let (out, back) = (ejected(nth)[nth - 1].clone(), returned(nth)[nth - 1].clone());
         let detail = out["detail"].as_str().unwrap();
         assert!(detail.contains("Connection refused"), "{detail}");
-        assert!(detail.ends_with(&format!("ejection {nth} in a row")), "{detail}");
+        assert!(detail.ends_with(&format!("for {nth} s, ejection {nth} in a row")), "{detail}");
         let took = moment(&back).duration_since(moment(&out)).unsigned_abs();
-        let want = Duration::from_millis(150) * nth as u32;
+        let want = Duration::from_secs(nth as u64);
         // The coarse clock has up to 10 ms of its own; the machine may be busy.
         assert!(
-            (want.saturating_sub(Duration::from_millis(12))..want + Duration::from_millis(400)).contains(&took),
+            (want.saturating_sub(Duration::from_millis(12))..want + Duration::from_secs(3)).contains(&took),
             "{nth}: {took:?}"
         );
         assert_eq!(
@@ -195,7 +196,7 @@ fn ejections_grow_in_a_row_and_a_calm_stretch_begins_anew() {
     }
     // Well again for longer than the last ejection took.
     let mut a = Speaker::start((address, 1001), Says::Hello);
-    let calm_until = moment(&returned(3)[2]).checked_add(Duration::from_millis(520)).unwrap();
+    let calm_until = moment(&returned(3)[2]).checked_add(Duration::from_millis(3600)).unwrap();
     eventually("calm", || {
         assert_eq!(ask(&daemon, 1).unwrap(), SERVER_HELLO);
         (jiff::Timestamp::now() > calm_until).then_some(())
@@ -204,7 +205,7 @@ fn ejections_grow_in_a_row_and_a_calm_stretch_begins_anew() {
     assert_eq!(events(&daemon, "ejected").len(), 3);
     a.stop();
     let detail = ejected(4)[3]["detail"].as_str().unwrap().to_owned();
-    assert!(detail.ends_with("for 0.15 s, ejection 1 in a row"), "{detail}");
+    assert!(detail.ends_with("for 1 s, ejection 1 in a row"), "{detail}");
     assert_eq!(backend(&daemon, "a")["ejections"], 4);
     eventually("three refusals for each ejection", || {
         let tries = daemon.records().iter().filter(|record| record["tries"] == 2).count();
@@ -278,7 +279,7 @@ fn one_without_another_beside_it_is_not_ejected_and_comes_back_when_the_other_go
 
     // With the other back it goes again, and comes back when the configuration knows of no ejections.
     assert!(daemon.cli(&["enable", "p/b"]).status.success());
-    wait_in_vain(3);
+    wait_in_vain(1);
     daemon.wait_for_state("a", "ejected");
     daemon.write_config(&body.replace("failures = 3", "failures = 0").replace("eject = \"1h\"", ""), "");
     daemon.reload();

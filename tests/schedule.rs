@@ -17,7 +17,9 @@ use support::{Backend, Daemon, eventually, own_loopback};
 
 const LISTENER: &str = "[[listener]]\nname = \"tls\"\nbind = [\"{ip}:443\"]\npool = \"p\"\n";
 /// Of a busy machine, on top of every pause.
-const LATE: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_millis(700);
+/// How much sooner, when the arrival before it was seen that late.
+const EARLY: Duration = Duration::from_millis(80);
 
 fn pool(name: &str, backends: &str, check: &str) -> String {
     format!("[pool.{name}]\nbackends = {backends}\n[pool.{name}.health]\n{check}\n")
@@ -36,7 +38,7 @@ const fn ms(count: u64) -> Duration {
 
 /// A pause that was meant to be `base`, give or take a tenth.
 fn about(base: Duration) -> Range<Duration> {
-    (base * 9 / 10).saturating_sub(ms(5))..base * 11 / 10 + LATE
+    (base * 9 / 10).saturating_sub(EARLY)..base * 11 / 10 + LATE
 }
 
 /// Waits for arrival number `number`, from 0.
@@ -47,19 +49,26 @@ fn arrival(speaker: &Speaker, number: usize) -> Instant {
 
 #[test]
 fn pace_follows_the_state() {
-    let (fast, down, steady) = (ms(100), ms(700), ms(1500));
+    let (fast, down, steady) = (ms(100), ms(1500), ms(3000));
     let address = own_loopback();
     let speaker = Speaker::start((address, 1001), Says::Hello);
-    let check = "check = \"tls-hello\"\ninterval = \"1500ms\"\nfast-interval = \"100ms\"\ndown-interval = \"700ms\"\n\
+    let check = "check = \"tls-hello\"\ninterval = \"3s\"\nfast-interval = \"100ms\"\ndown-interval = \"1500ms\"\n\
                  rise = 3\nfall = 3";
     let daemon = Daemon::start_on(address, &one(check), "", |command| command);
     // The very first success is enough, whatever `rise` says.
     assert_eq!((backend(&daemon, "a")["state"].clone(), speaker.accepted()), (json!("up"), 1));
     // The first pause is any part of the interval; the next ones are whole.
     let spread = arrival(&speaker, 1) - arrival(&speaker, 0);
-    assert!((ms(95)..steady + LATE).contains(&spread), "{spread:?}");
+    assert!((ms(20)..steady + LATE).contains(&spread), "{spread:?}");
     let gap = |from: usize| arrival(&speaker, from + 1) - arrival(&speaker, from);
+    // A check that has come and was not answered yet would hear what the speaker is told next.
+    let answered = || {
+        eventually("no check is under way", || {
+            (checks(&daemon, "p", "a") == speaker.arrivals().len() as u64).then_some(())
+        })
+    };
     assert!(about(steady).contains(&gap(1)), "steady: {:?}", gap(1));
+    answered();
     speaker.tell(Says::Closes);
     // One check that is still content may be on its way.
     let mut at = speaker.arrivals().len();
@@ -79,6 +88,7 @@ fn pace_follows_the_state() {
     assert_eq!(phases.first(), Some(&"connect"), "{event}");
     assert!(event["evidence"][0]["took_ms"].as_f64().unwrap() > 0.0, "{event}");
 
+    answered();
     at = speaker.arrivals().len();
     speaker.tell(Says::Hello);
     daemon.wait_for_state("a", "up");
@@ -115,7 +125,7 @@ fn first_failure_is_down_and_counts_as_nothing_to_lose() {
 fn live_failure_brings_the_next_check_forward_and_a_flood_of_them_does_not_flood_the_backend() {
     let address = own_loopback();
     let speaker = Speaker::start((address, 1001), Says::Alert(40));
-    let daemon = Daemon::start_on(address, &one("check = \"tcp\"\ninterval = \"1h\""), "", |command| command);
+    let daemon = Daemon::start_on(address, &one("check = \"tcp\"\ninterval = \"24h\""), "", |command| command);
     assert_eq!(speaker.accepted(), 1);
     // A second prober's pause: the check that follows comes 100 ms after the last one at the earliest.
     ask(&daemon, 1);
@@ -144,7 +154,7 @@ fn steady_checks_of_many_backends_do_not_march_in_step() {
     const COUNT: usize = 200;
     let arrivals = Arrivals::start();
     let body = format!("{LISTENER}{}", pool("p", &arrivals.list(COUNT), "check = \"tcp\"\ninterval = \"2s\""));
-    let _daemon = Daemon::start(&body);
+    let daemon = Daemon::start(&body);
     // All at once first; the pause after it is any part of the interval, so that two intervals later all are steady.
     let first = eventually("the first round", || arrivals.seen().get(COUNT - 1).copied());
     let from = first + ms(2200);
@@ -153,12 +163,17 @@ fn steady_checks_of_many_backends_do_not_march_in_step() {
         (steady.len() >= 4 * COUNT).then_some(steady)
     });
     let took = *seen.last().unwrap() - seen[0];
-    let most =
-        (0..seen.len()).map(|at| seen[at..].iter().take_while(|later| **later - seen[at] < ms(100)).count()).max();
+    assert!((ms(6000)..ms(14_000)).contains(&took), "{took:?}");
+    // When they are due, which no stalled machine changes.
+    let list = daemon.json("/v1/backends");
+    let due = |row: &Value| row["check"]["next_at"].as_str()?.parse::<jiff::Timestamp>().ok();
+    let mut due: Vec<i64> = list.as_array().unwrap().iter().filter_map(due).map(|at| at.as_millisecond()).collect();
+    due.sort_unstable();
+    assert!(due.len() > COUNT * 9 / 10, "{} of {COUNT} wait for their time", due.len());
+    let most = (0..due.len()).map(|at| due[at..].iter().take_while(|later| **later < due[at] + 100).count()).max();
     let share = COUNT / 20;
-    eprintln!("{} checks in {took:?}; the busiest 100 ms had {most:?}, its share is {share}", seen.len());
+    eprintln!("{} checks in {took:?}; the busiest 100 ms have {most:?}, their share is {share}", seen.len());
     assert!(most.unwrap() <= 4 * share, "{most:?} in 100 ms");
-    assert!((ms(7200)..ms(9600)).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -172,7 +187,7 @@ fn no_more_than_256_checks_of_a_pool_run_at_once() {
     let port = listener.local_addr().unwrap().port();
     let list: Vec<String> =
         (0..COUNT).map(|number| format!("\"127.91.{}.{}:{port}\"", number / 250, number % 250 + 1)).collect();
-    let check = "check = \"tls-hello\"\ninterval = \"1h\"\ndown-interval = \"1h\"\ntimeout = \"1s\"";
+    let check = "check = \"tls-hello\"\ninterval = \"24h\"\ndown-interval = \"24h\"\ntimeout = \"1s\"";
     let body = format!("{LISTENER}{}", pool("p", &format!("[{}]", list.join(", ")), check));
     let daemon = Daemon::start_unready(own_loopback(), &body, "");
     let mut most = 0;
@@ -224,7 +239,7 @@ fn backend_of_several_pools_is_checked_once_and_all_of_them_learn_it() {
 fn reload_leaves_checks_alone_that_did_not_change() {
     let address = own_loopback();
     let speaker = Speaker::start((address, 1001), Says::Hello);
-    let check = "check = \"tls-hello\"\ninterval = \"1h\"";
+    let check = "check = \"tls-hello\"\ninterval = \"24h\"";
     let daemon = Daemon::start_on(address, &one(check), "", |command| command);
     let next = || backend(&daemon, "a")["check"]["next_at"].clone();
     let before = eventually("it is known when the next one is", || Some(next()).filter(Value::is_string));
@@ -249,8 +264,11 @@ fn checks_of_a_backend_that_was_removed_stop() {
     arrival(&speakers[0], 5);
     daemon.write_config(&body("[\"{ip}:1002\"]"), "");
     daemon.reload();
-    let (left, others) = (speakers[0].accepted(), speakers[1].arrivals().len());
-    arrival(&speakers[1], others + 20);
-    // One may have been on its way.
-    assert!(speakers[0].accepted() <= left + 1, "{} after {left}", speakers[0].accepted());
+    // Some may have been on their way, or in the backend's queue: then it is over for good.
+    let of = |speaker: &Speaker| speaker.arrivals().len();
+    eventually("no check comes while the other gets twenty", || {
+        let (left, others) = (of(&speakers[0]), of(&speakers[1]));
+        arrival(&speakers[1], others + 20);
+        (of(&speakers[0]) == left).then_some(())
+    });
 }

@@ -78,7 +78,7 @@ fn second_word_ends_the_delay_of_readiness_too() {
 
 #[test]
 fn listeners_stay_open_for_all_of_the_delay_and_close_after_it() {
-    let (mut daemon, _backend) = start("shutdown-grace = \"1h\"\nready-delay = \"1s\"\n");
+    let (mut daemon, _backend) = start("shutdown-grace = \"1h\"\nready-delay = \"3s\"\n");
     let session = open_session(&daemon);
     let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
@@ -89,8 +89,8 @@ fn listeners_stay_open_for_all_of_the_delay_and_close_after_it() {
         let at = begun.elapsed();
         TcpStream::connect(daemon.at(443)).is_err().then_some(at)
     });
-    assert!(turned < Duration::from_millis(900), "told at once: {turned:?}");
-    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&closed), "{closed:?}");
+    assert!(turned < Duration::from_millis(2900), "told at once: {turned:?}");
+    assert!((Duration::from_secs(3)..Duration::from_secs(9)).contains(&closed), "{closed:?}");
     drop(session);
     assert!(daemon.wait_for_exit().success());
 }
@@ -116,9 +116,9 @@ fn term_after_quit_begins_a_grace_of_its_own() {
 fn every_word_to_stop_is_heard_while_the_process_starts() {
     for word in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let address = own_loopback();
-        // The first check would keep the start waiting for a second.
+        // The first check would keep the start waiting for as long as checks may.
         let _silent = deaf((address, 1001));
-        let body = format!("{CONFIG}[pool.a.health]\ncheck = \"tcp\"\n");
+        let body = format!("{CONFIG}[pool.a.health]\ncheck = \"tcp\"\ntimeout = \"10s\"\n");
         let mut daemon = Daemon::start_unready(address, &body, "");
         daemon.signal(word);
         assert!(daemon.wait_for_exit().success(), "{word}");

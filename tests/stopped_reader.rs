@@ -196,11 +196,11 @@ fn an_end_passes_a_sink_without_room() {
         sessions.as_array().unwrap().iter().map(|session| number(session, "bytes_down")).sum::<u64>()
     };
     // Steps that are relayed one after the other, to a reader that does not read; the one after the last is not.
-    let fill = |sender: &mut TcpStream, most: u64| {
+    let fill = |sender: &mut TcpStream, most: u64, patience: Duration| {
         let mut last = relayed();
         for step in 0..most {
             sender.write_all(PUSHED.at(step * STEP, STEP as usize)).unwrap();
-            let until = Instant::now() + Duration::from_millis(500);
+            let until = Instant::now() + patience;
             while relayed() - last < STEP {
                 if Instant::now() > until {
                     return step;
@@ -212,10 +212,10 @@ fn an_end_passes_a_sink_without_room() {
         most
     };
     let (mut sender, _full) = world.session(Pushes::Server);
-    let steps = fill(&mut sender, PUSHED.length / STEP);
+    let steps = fill(&mut sender, PUSHED.length / STEP, Duration::from_secs(1));
     let (mut sender, mut reader) = world.session(Pushes::Server);
     reader.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(fill(&mut sender, steps), steps);
+    assert_eq!(fill(&mut sender, steps, DEADLINE), steps);
     sender.shutdown(Shutdown::Write).unwrap();
     let records = world.daemon.wait_for_records(1);
     assert_eq!(records[0]["end"], "done", "{records:?}");
@@ -279,7 +279,7 @@ impl Pushing {
     }
 }
 
-/// Waits until every sender has begun and nothing has moved for half a second; what each has sent.
+/// Waits until every sender has begun and nothing has moved for two seconds; what each has sent.
 fn wait_for_standstill(senders: &[(Pushing, TcpStream)]) -> Vec<u64> {
     let (mut last, mut since) = (Vec::new(), Instant::now());
     eventually("the senders stand still", || {
@@ -287,7 +287,7 @@ fn wait_for_standstill(senders: &[(Pushing, TcpStream)]) -> Vec<u64> {
         if sent != last {
             (last, since) = (sent.clone(), Instant::now());
         }
-        (!sent.contains(&0) && since.elapsed() > Duration::from_millis(500)).then_some(sent)
+        (!sent.contains(&0) && since.elapsed() > Duration::from_secs(2)).then_some(sent)
     })
 }
 

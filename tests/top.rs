@@ -191,6 +191,7 @@ fn operator_orders_filters_drains_and_kills_from_the_screen() {
     });
     daemon.wait_for_state("one", "draining");
     assert_eq!(override_of("one")["state"], "drain");
+    daemon.wait_for_log("operator changed backend");
     assert_eq!(daemon.log().matches("operator changed backend").count(), 1, "the one that was meant");
 
     // One backend, and the end of its session.

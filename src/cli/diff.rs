@@ -124,13 +124,18 @@ impl Comparison<'_> {
             let what = format!("{kind} {name}");
             let Some((_, now)) = new.iter().find(|(other, _)| other == name) else {
                 let effect = match kind {
-                    "listener" => "it is closed; its sessions run on".to_owned(),
+                    "listener" => format!("it is closed; its open sessions are {}", self.removed_become()),
                     _ => self.fate(|backend| backend.pool == *name),
                 };
                 self.push("removed", what, None, (None, None), effect);
                 continue;
             };
-            self.keys(&what, "", table, now, &|key| effect_of(kind, key).to_owned());
+            let fate = format!("its open sessions are {}", self.removed_become());
+            self.keys(&what, "", table, now, &|key| match (kind, key, now.contains_key(key)) {
+                // A route without conditions.
+                ("listener", "pool", false) => fate.clone(),
+                _ => effect_of(kind, key).to_owned(),
+            });
             match kind {
                 "listener" => self.routes(&what, routes(table), routes(now)),
                 _ => self.members(name, &by_name(table.get("backend")), &by_name(now.get("backend"))),
@@ -171,9 +176,11 @@ impl Comparison<'_> {
 
     fn routes(&mut self, listener: &str, old: Vec<String>, new: Vec<String>) {
         let effect = || "for new connections; open sessions stay where they are".to_owned();
+        let becomes = self.removed_become();
+        let fate = format!("its open sessions are {becomes}");
         let before = self.found.len();
         for route in old.iter().filter(|route| !new.contains(route)) {
-            self.push("removed", format!("{listener} route"), None, (Some(route.clone()), None), effect());
+            self.push("removed", format!("{listener} route"), None, (Some(route.clone()), None), fate.clone());
         }
         for route in new.iter().filter(|route| !old.contains(route)) {
             self.push("added", format!("{listener} route"), None, (None, Some(route.clone())), effect());
@@ -210,14 +217,19 @@ impl Comparison<'_> {
     /// What becomes of the sessions of backends that a reload removes.
     fn fate(&self, removed: impl Fn(&BackendReport) -> bool) -> String {
         let open: u32 = self.backends.iter().filter(|backend| removed(backend)).map(|backend| backend.active).sum();
+        let sessions = if open == 1 { "session is" } else { "sessions are" };
+        format!("{open} open {sessions} {}", self.removed_become())
+    }
+
+    /// What becomes of sessions whose backend or route a reload removes.
+    fn removed_become(&self) -> String {
         let global = &self.config.global;
         let becomes = match (global.removed_sessions, global.shutdown_grace) {
             (RemovedSessions::Close, _) => "closed at once".to_owned(),
             (RemovedSessions::Drain, Some(grace)) => format!("closed after {}", span(grace)),
             (RemovedSessions::Drain, None) | (RemovedSessions::Keep, _) => "kept until they end".to_owned(),
         };
-        let (word, sessions) = (global.removed_sessions, if open == 1 { "session is" } else { "sessions are" });
-        format!("{open} open {sessions} {becomes} (removed-sessions = \"{}\")", word.name())
+        format!("{becomes} (removed-sessions = \"{}\")", global.removed_sessions.name())
     }
 
     fn push(

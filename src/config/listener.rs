@@ -237,7 +237,7 @@ fn read_route(
     }
     let reject = section.word("reject", problems);
     let pool = read_pool(&section, pools, problems);
-    let target = match (section.has("pool"), section.has("reject")) {
+    let (target, named) = match (section.has("pool"), section.has("reject")) {
         (true, true) => {
             let message = format!("{title} has both `pool` and `reject`");
             problems.add(Code::Conflict, section.key_place("reject"), message).hint("remove one of them");
@@ -248,7 +248,10 @@ fn read_route(
             section.missing("pool", "a route needs pool = \"NAME\" or reject = \"alert\"", problems);
             return None;
         }
-        (true, false) => RouteTarget::Pool(pool?),
+        (true, false) => {
+            let pool = pool?;
+            (RouteTarget::Pool(pool), format!("pool {}", pools[pool].name))
+        }
         (false, true) => {
             let reject = reject?;
             let deaf = protocol == Protocol::Tcp || protocol == Protocol::Tls && by_first_bytes;
@@ -256,8 +259,9 @@ fn read_route(
                 let message = format!("`reject = \"alert\"` in {title} needs protocol tls or postgres");
                 problems.add(Code::Conflict, reject.place, message).hint("use \"reset\" or \"close\"");
             }
-            RouteTarget::Reject(reject_named(reject.value))
+            (RouteTarget::Reject(reject_named(reject.value)), format!("reject {}", reject.value))
         }
     };
-    Some(Route { conditions, target, origin: Arc::from(sources.origin(&table.place)), written })
+    let identity = written.identity(&named);
+    Some(Route { conditions, target, origin: Arc::from(sources.origin(&table.place)), written, identity })
 }

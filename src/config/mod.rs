@@ -20,12 +20,14 @@ mod source;
 mod value;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use crate::decide::prefix::PrefixMap;
 use crate::decide::route::Conditions;
@@ -324,6 +326,8 @@ pub struct Route {
     pub origin: Arc<str>,
     /// The texts of the rule as written, for the dump.
     pub written: WrittenRoute,
+    /// A hash of conditions and target: the same in every generation that has this rule, wherever it stands.
+    pub identity: u64,
 }
 
 /// The conditions of a route as written.
@@ -339,6 +343,20 @@ pub struct WrittenRoute {
     pub tls_min: Option<String>,
     /// `first-bytes`.
     pub first_bytes: Vec<String>,
+}
+
+impl WrittenRoute {
+    /// What [`Route::identity`] is for these conditions and a pool or way to reject, as it is called in the file.
+    fn identity(&self, target: &str) -> u64 {
+        let mut hasher = SipHasher13::new();
+        for list in [&self.sni, &self.alpn, &self.from, &self.first_bytes] {
+            hasher.write_usize(list.len());
+            list.iter().for_each(|text| text.hash(&mut hasher));
+        }
+        self.tls_min.hash(&mut hasher);
+        target.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Where a route sends a connection.

@@ -225,15 +225,15 @@ pub fn route(listener: &ListenerView, session: &Session, hello: Option<&ClientHe
 
 /// Notes the rule for the record and returns its pool.
 pub fn take_note(listener: &ListenerView, session: &Session, routed: Routed) -> Result<PoolId, Stop> {
-    let (name, result) = match routed {
-        Routed::ByRule(rule, pool) => (&listener.origins[rule as usize], Ok(pool)),
-        Routed::ByDefault(pool) => (&listener.default_origin, Ok(pool)),
+    let (route, result) = match routed {
+        Routed::ByRule(rule, pool) => (&listener.routes[rule as usize], Ok(pool)),
+        Routed::ByDefault(pool) => (&listener.default_route, Ok(pool)),
         Routed::Rejected(rule, reject) => {
             let stop = Stop { reject: Some(reject), ..Stop::new(CloseReason::RouteRejected) };
-            (&listener.origins[rule as usize], Err(stop))
+            (&listener.routes[rule as usize], Err(stop))
         }
         Routed::Missed(miss) => return Err(Stop::no_route(miss)),
     };
-    session.facts.borrow_mut().route = Some(Rc::clone(name));
+    session.facts.borrow_mut().route = Some(Rc::clone(route));
     result
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Client, RefusalLanguage};
 use super::command::Command;
@@ -32,8 +32,8 @@ use crate::sys::clock::coarse_ms;
 
 /// Backends that one cancel request is sent to at most. An unknown one does no harm there: the server just closes.
 const MOST_CANCELLED: usize = 8;
-/// How long other workers may take to say where a source has sessions.
-const ASK_LIMIT: Duration = Duration::from_millis(500);
+/// How long all other workers together may take to say where a source has sessions.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// How long all of it may take, in milliseconds; connects have their own limits within.
 const CANCEL_LIMIT_MS: u64 = 10_000;
 /// How long a server may take to close after a cancel request; clients wait for it, to know that it was carried out.
@@ -233,8 +233,9 @@ async fn targets_of(worker: &Worker, listener: &Arc<str>, source: IpAddr) -> (Ve
         })
         .collect();
     let mut found = backends_of(worker, listener, source);
+    let until = Instant::now() + ASK_LIMIT;
     for targets in asked {
-        if let Ok(Ok(targets)) = timeout(ASK_LIMIT, targets).await {
+        if let Ok(Ok(targets)) = timeout_at(until, targets).await {
             found.extend(targets);
         }
     }

@@ -143,7 +143,7 @@ fn line<'a>(session: &'a Session, facts: &'a Facts, end: Option<CloseReason>) ->
         client: session.client(),
         destination: session.destination(),
         hello: facts.hello.as_deref(),
-        route: facts.route.as_deref(),
+        route: facts.route.as_deref().map(|route| &*route.origin),
         pool: facts.pool.as_ref().map(|pool| &*pool.state.name),
         backend: facts.seat.as_ref().map(|seat| &*seat.backend().backend.name),
         tries: facts.tries,

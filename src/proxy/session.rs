@@ -24,7 +24,7 @@ use super::inspect::inspect;
 use super::pick::Seat;
 use super::record;
 use super::refuse::{Stop, refuse};
-use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan};
+use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan, RouteBrief};
 use super::wheel::Slot;
 use super::worker::Worker;
 use crate::config::Protocol;
@@ -73,8 +73,8 @@ pub struct Session {
 pub struct Facts {
     /// The hello, once it was whole and valid.
     pub hello: Option<Box<HelloFacts>>,
-    /// The rule as `file:line`, or `default` for the listener's own pool.
-    pub route: Option<Rc<str>>,
+    /// The rule, or what stands for the listener's own pool.
+    pub route: Option<Rc<RouteBrief>>,
     /// The pool.
     pub pool: Option<Rc<PoolBrief>>,
     /// The seat at the backend; giving it up ends the count.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ready::Ready;
-use crate::config::{self, Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath};
+use crate::config::{self, Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath, Route};
 use crate::decide::balance::Turns;
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
-    Backend, BackendShard, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
+    Backend, BackendShard, DEFAULT_ROUTE, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
 };
 use crate::sys::socket::FirstSpeaker;
 
@@ -114,6 +114,15 @@ impl BackendBrief {
     }
 }
 
+/// What a session keeps of the rule that routed it.
+#[derive(Debug)]
+pub struct RouteBrief {
+    /// Where it stands, as `file:line`, or `default`; for records.
+    pub origin: Box<str>,
+    /// Which one it is, in every generation that has it: [`Route::identity`](crate::config::Route::identity), or 0.
+    pub identity: u64,
+}
+
 /// A listener as one worker sees it.
 #[derive(Debug)]
 pub struct ListenerView {
@@ -123,10 +132,10 @@ pub struct ListenerView {
     pub brief: Rc<ListenerBrief>,
     /// Pools of the same generation, in the order of the configuration.
     pub pools: Pools,
-    /// Where each rule stands, for records; sessions share the texts.
-    pub origins: Vec<Rc<str>>,
-    /// What stands there for the listener's own pool.
-    pub default_origin: Rc<str>,
+    /// What sessions keep of each rule.
+    pub routes: Vec<Rc<RouteBrief>>,
+    /// The same for the listener's own pool.
+    pub default_route: Rc<RouteBrief>,
     /// Where every connection of a PostgreSQL listener goes, when there is only one place.
     pub relay: Option<PoolId>,
 }
@@ -209,6 +218,7 @@ pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, 
     };
     let pools: Pools = snapshot.pools.iter().map(pool).collect();
     let millis = |time: std::time::Duration| time.as_millis() as u64;
+    let route = |route: &Route| Rc::new(RouteBrief { origin: (*route.origin).into(), identity: route.identity });
     let view = |listener: &Arc<Listener>| {
         let brief = ListenerBrief {
             state: Arc::clone(&listener.state),
@@ -222,8 +232,8 @@ pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, 
             listener: Arc::clone(listener),
             brief: Rc::new(brief),
             pools: Rc::clone(&pools),
-            origins: listener.config.routes.iter().map(|route| Rc::from(&*route.origin)).collect(),
-            default_origin: Rc::from("default"),
+            routes: listener.config.routes.iter().map(route).collect(),
+            default_route: Rc::new(RouteBrief { origin: "default".into(), identity: DEFAULT_ROUTE }),
             relay: listener.config.only_pool(),
         })
     };

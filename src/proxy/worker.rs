@@ -282,6 +282,9 @@ impl Worker {
                 Matching::All => true,
                 Matching::Backend(wanted) => backend.is_some_and(|backend| Arc::ptr_eq(backend, wanted)),
                 Matching::Ids(wanted) => wanted.contains(&session.id),
+                Matching::Routes(wanted) => facts.route.as_ref().is_some_and(|route| {
+                    wanted.get(&session.listener.state.name).is_some_and(|rules| rules.contains(&route.identity))
+                }),
             };
             drop(facts);
             if meant && left > 0 && session.ordered().is_none() {

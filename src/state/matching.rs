@@ -1,6 +1,6 @@
 //! Which sessions the control plane means when it has some ended.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::backend::Backend;
@@ -14,4 +14,13 @@ pub enum Matching {
     Backend(Arc<Backend>),
     /// Those with these ids.
     Ids(Arc<HashSet<u64>>),
+    /// Those of these rules, by listener.
+    Routes(Arc<Rules>),
 }
+
+/// Rules by the name of their listener, as [`Route::identity`](crate::config::Route::identity) has them, and
+/// [`DEFAULT_ROUTE`] for a listener's own pool.
+pub type Rules = HashMap<Arc<str>, HashSet<u64>>;
+
+/// Stands for a listener's own pool among rules.
+pub const DEFAULT_ROUTE: u64 = 1;

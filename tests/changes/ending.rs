@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -105,6 +106,7 @@ fn one_session_is_ended_by_its_id_and_no_other() {
         assert_eq!(scene.code("kill", &json!({ "session": unknown })), "no_such_session", "{unknown}");
     }
     let uid = nix::unistd::geteuid().as_raw();
+    scene.daemon.wait_for_log("operator ended session");
     let audit = scene
         .daemon
         .log()
@@ -173,13 +175,13 @@ fn a_rate_is_kept_and_idle_ones_end_first() {
     let scene = Scene::start();
     let mut streams = scene.open(10);
     let path = scene.path(1001);
-    // Ids by client, so that the busy ones are known.
-    let is_busy = |client: &Value| {
-        let port = client.as_str().unwrap().parse::<std::net::SocketAddr>().unwrap().port();
-        port % 2 == 0
-    };
+    // The first half keeps talking.
+    let talking: BTreeSet<String> =
+        streams[..streams.len() / 2].iter().map(|stream| stream.local_addr().unwrap().to_string()).collect();
+    let is_busy = |client: &Value| talking.contains(client.as_str().unwrap());
     let touch = |streams: &mut [TcpStream]| {
-        for stream in streams.iter_mut().filter(|stream| stream.local_addr().unwrap().port() % 2 == 0) {
+        let count = streams.len() / 2;
+        for stream in &mut streams[..count] {
             let _ = stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0; 1]));
         }
     };
@@ -195,14 +197,16 @@ fn a_rate_is_kept_and_idle_ones_end_first() {
     let begun = Instant::now();
     let answer = scene.result("kill", &json!({ "backend": path, "rate": 10.0 }));
     assert_eq!(answer, json!({ "sessions": count, "rate": 10.0 }));
-    assert!(begun.elapsed() < Duration::from_millis(900), "it goes on after the answer: {:?}", begun.elapsed());
+    let answered = begun.elapsed().as_secs_f64();
     scene.daemon.wait_for_records(count);
     let took = begun.elapsed().as_secs_f64();
     let ideal = (count - 1) as f64 / 10.0;
-    assert!((ideal * 0.5..ideal * 1.7 + 0.5).contains(&took), "{count} at 10 a second took {took:.2} s");
+    assert!(answered < ideal / 2.0, "it goes on after the answer, of {answered} s");
+    assert!((ideal * 0.5..ideal * 1.7 + 3.0).contains(&took), "{count} at 10 a second took {took:.2} s");
     let killed = scene.ends("killed");
     assert_eq!(killed.len(), count);
     let order: Vec<bool> = killed.iter().map(|record| is_busy(&record["client"])).collect();
+    assert!(order.contains(&true) && order.contains(&false), "some of both: {order:?}");
     let first_busy = order.iter().position(|busy| *busy).unwrap_or(order.len());
     // One of each batch may be written by another worker first.
     let late_idle = order[first_busy..].iter().filter(|busy| !**busy).count();
@@ -259,7 +263,7 @@ fn a_plan_is_replaced_and_ends_with_its_word() {
     drain(&[]);
     assert!(!has_plan(), "a second drain replaces it");
     for word in ["enable", "disable", "reset"] {
-        drain(&[("kill_after_ms", 300.0)]);
+        drain(&[("kill_after_ms", 2000.0)]);
         scene.result(word, &json!({ "backend": path }));
         assert!(!has_plan(), "{word} cancels it");
     }
@@ -269,12 +273,12 @@ fn a_plan_is_replaced_and_ends_with_its_word() {
     assert!(has_plan());
     // The word is over before the time has come.
     scene.result("reset", &json!({ "backend": path }));
-    drain(&[("kill_after_ms", 600.0), ("for_ms", 200.0)]);
+    drain(&[("kill_after_ms", 3000.0), ("for_ms", 200.0)]);
     eventually("the word is over", || (scene.row(1001)["state"] == "unchecked").then_some(()));
     assert!(!has_plan());
     // Another one's end is the clock of this test: later than all that were cancelled.
     let other = scene.path(1002);
-    scene.result("drain", &json!({ "backend": other, "kill_after_ms": 800 }));
+    scene.result("drain", &json!({ "backend": other, "kill_after_ms": 3500 }));
     eventually("the other's are gone", || scene.sessions(&other).is_empty().then_some(()));
     assert_eq!(scene.sessions(&path).len(), count, "none of the cancelled plans ended any");
 }
@@ -285,13 +289,13 @@ fn a_plan_at_a_rate_stops_when_the_backend_is_enabled_meanwhile() {
     let _streams = scene.open(8);
     let path = scene.path(1001);
     let count = scene.sessions(&path).len();
-    scene.result("drain", &json!({ "backend": path, "kill_after_ms": 0, "rate": 5.0 }));
+    scene.result("drain", &json!({ "backend": path, "kill_after_ms": 0, "rate": 1.5 }));
     scene.daemon.wait_for_records(2);
     scene.result("enable", &json!({ "backend": path }));
     let left = scene.sessions(&path).len();
     assert!(left > 0 && left < count, "{left} of {count}");
     // By the clock of another drain, which would have given the first one time for several more.
-    scene.result("drain", &json!({ "backend": scene.path(1002), "kill_after_ms": 1200 }));
+    scene.result("drain", &json!({ "backend": scene.path(1002), "kill_after_ms": 2500 }));
     eventually("the other's are gone", || scene.sessions(&scene.path(1002)).is_empty().then_some(()));
     assert_eq!(scene.sessions(&path).len(), left);
 }

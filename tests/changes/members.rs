@@ -210,10 +210,8 @@ fn added_backends_survive_a_reload_and_yield_to_the_file() {
     assert_eq!(names, [at(1001).as_str(), at(1002).as_str(), "three"]);
     assert!(rows.values().all(|row| row["added"].is_null()), "{rows:?}");
     assert_eq!(rows["three"]["address"], at(1004));
-    let log = daemon.log();
-    assert!(
-        log.contains("the configuration has this address now") && log.contains("the configuration has this name now")
-    );
+    daemon.wait_for_log("the configuration has this address now");
+    daemon.wait_for_log("the configuration has this name now");
 
     // They do not come back with the old file: they were forgotten, not hidden.
     daemon.write_config(CONFIG, "workers = 1\n");

@@ -98,8 +98,8 @@ fn a_word_for_a_while_ends_on_time_and_uncovers_the_lasting_one() {
     let scene = Scene::start();
     scene.say("weight", &json!({ "backend": "a/one", "weight": 50 }));
     let begun = Instant::now();
-    scene.say("weight", &json!({ "backend": "a/one", "weight": 7, "for_ms": 500 }));
-    scene.say("drain", &json!({ "backend": "a/one", "for_ms": 500 }));
+    scene.say("weight", &json!({ "backend": "a/one", "weight": 7, "for_ms": 3000 }));
+    scene.say("drain", &json!({ "backend": "a/one", "for_ms": 20000 }));
     let row = scene.row("one");
     assert_eq!(
         (&row["state"], &row["override"]["weight"], &row["effective_weight"]),
@@ -112,7 +112,7 @@ fn a_word_for_a_while_ends_on_time_and_uncovers_the_lasting_one() {
         (row["state"] == "unchecked" && row["effective_weight"] == 50).then_some(())
     });
     let took = begun.elapsed();
-    assert!((Duration::from_millis(500)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(3)..Duration::from_secs(10)).contains(&took), "{took:?}");
     let events = scene.daemon.json("/v1/events");
     let by_clock = events.as_array().unwrap().iter().filter(|event| event["by"] == "clock").count();
     assert!(by_clock >= 1, "{events:#}");
@@ -134,7 +134,7 @@ fn words_survive_reloads_and_restarts_with_the_time_that_is_left() {
 
     // One that is over while nobody looks is not restored, the others are.
     scene.say("reset", &json!({ "backend": "a/one" }));
-    scene.say("disable", &json!({ "backend": "a/one", "for_ms": 300 }));
+    scene.say("disable", &json!({ "backend": "a/one", "for_ms": 2000 }));
     let end: Timestamp = scene.row("one")["override"]["until"].as_str().unwrap().parse().unwrap();
     scene.restart(|| {
         eventually("its time is over", || (Timestamp::now() > end).then_some(()));

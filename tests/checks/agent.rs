@@ -177,9 +177,9 @@ fn unknown_words_are_ignored_and_warned_of_once() {
     agent.say("bogus up 12\n");
     daemon.wait_for_state("b", "up");
     asked_again(&agent, 3);
+    daemon.wait_for_log("bogus 12");
     let warnings = daemon.log().lines().filter(|line| line.contains("unknown words")).count();
     assert_eq!(warnings, 1, "{}", daemon.log());
-    daemon.wait_for_log("bogus 12");
 }
 
 #[test]
@@ -283,6 +283,7 @@ fn haproxy_reads_the_same_words_alike() {
         listen l
             bind {address}:1000
             mode tcp
+            timeout check 5s
             server s {address}:1001 weight 100 maxconn 50 agent-check agent-addr {address} agent-port 1002 agent-inter 20ms rise 1 fall 1",
         socket.display()
     );

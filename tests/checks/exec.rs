@@ -87,10 +87,10 @@ fn a_program_that_takes_too_long_is_killed_with_all_that_it_started() {
         "trap \"\" TERM; sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; echo waiting; wait",
         path.display()
     );
-    let checked = checked(&[(here(), format!("{}\ntimeout = \"500ms\"", shell(&script)))]);
+    let checked = checked(&[(here(), format!("{}\ntimeout = \"2s\"", shell(&script)))]);
     // The first check of the daemon itself is over.
     fs::remove_file(&path).expect("it ran");
-    checked.expect(0, "failed", "timeout", "timed out after 500 ms: ran /bin/sh");
+    checked.expect(0, "failed", "timeout", "timed out after 2000 ms: ran /bin/sh");
     let pids = fs::read_to_string(&path).expect("it ran again");
     for pid in pids.split_whitespace() {
         eventually(&format!("process {pid} is gone"), || (!is_alive(pid)).then_some(()));

@@ -172,7 +172,7 @@ fn hostile_answers_are_bounded() {
             stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")?;
         }
     });
-    let check = "check = \"http\"\ntext = \"is ready\"\ntimeout = \"600ms\"";
+    let check = "check = \"http\"\ntext = \"is ready\"\ntimeout = \"2s\"";
     let peers = [&chunked, &garbage, &banner, &cut, &fields, &line, &endless, &drip, &interim];
     let checks = peers.map(|peer| (peer.address, check));
     let checked = Checked::start(own_loopback(), &checks);
@@ -189,7 +189,7 @@ fn hostile_answers_are_bounded() {
     let begun = Instant::now();
     checked.expect(7, "failed", "timeout", "request to ");
     checked.expect(8, "failed", "timeout", "request to ");
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let grown = checked.daemon.private_memory().saturating_sub(before);
     assert!(grown < 2 << 20, "grew by {grown} bytes");
 }

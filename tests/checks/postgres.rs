@@ -134,7 +134,7 @@ fn hostile_answers_are_bounded() {
         let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\0");
         while stream.write_all(&b"S\0\0\0\x08a\0b\0".repeat(100)).is_ok() {}
     }));
-    let check = postgres("timeout = \"500ms\"");
+    let check = postgres("timeout = \"2s\"");
     let checks: Vec<(SocketAddr, &str)> = backends.iter().map(|backend| (backend.address, check.as_str())).collect();
     let checked = Checked::start(own_loopback(), &checks);
     for (at, (_, reason)) in answers.iter().enumerate() {

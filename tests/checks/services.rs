@@ -147,7 +147,7 @@ fn a_directory_that_is_busy_or_none_is_not_well() {
 fn steps_are_done_in_their_order() {
     let redis = Redis::start(free_port(own_loopback()), &[]);
     let mail = Mail::start(free_port(own_loopback()), None);
-    let expect = |steps: &str| format!("check = \"expect\"\ntimeout = \"500ms\"\nsteps = [{steps}]");
+    let expect = |steps: &str| format!("check = \"expect\"\ntimeout = \"2s\"\nsteps = [{steps}]");
     let checked = checked(&[
         (redis.address, expect(r#"{ send = "PING\r\n" }, { expect = "+PONG" }"#)),
         (redis.address, expect(r#"{ send-hex = "50494e47 0D0a" }, { expect-hex = "2b 50 4f" }"#)),
@@ -165,7 +165,7 @@ fn steps_are_done_in_their_order() {
     checked.expect(3, "failed", "timeout", "step 3 wants 4 bytes \"PONG\"");
     checked.expect(4, "ok", "expected", "steps: 3");
     checked.expect(5, "failed", "closed", "step 3 wants 4 bytes \"more\"");
-    let verdict = checked.expect(6, "failed", "timeout", "timed out after 500 ms");
+    let verdict = checked.expect(6, "failed", "timeout", "timed out after 2000 ms");
     assert!(
         verdict["detail"].as_str().unwrap().contains("got ") && phases(&verdict) == ["connect", "expect"],
         "{verdict:#}"

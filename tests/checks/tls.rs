@@ -214,13 +214,12 @@ fn expiry_is_shown(checked: &Checked) {
         let shown = row["check"]["certificate_expires"].as_str().unwrap();
         assert_eq!(shown.parse::<jiff::Timestamp>().unwrap().as_second(), expires as i64);
     }
-    let warnings: Vec<Value> = checked
-        .daemon
-        .log()
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|line| line.to_string().contains("certificate of backend expires"))
-        .collect();
+    let warnings: Vec<Value> = eventually("the log has them", || {
+        let log = checked.daemon.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let warnings = lines.filter(|line| line.to_string().contains("certificate of backend expires"));
+        Some(warnings.collect()).filter(|warnings: &Vec<Value>| warnings.len() >= 2)
+    });
     let of = |pool: &str| warnings.iter().filter(|line| line.to_string().contains(pool)).count();
     assert_eq!((of("\"p0\""), of("\"p1\""), of("\"p2\"")), (0, 1, 1), "{warnings:?}");
 }
@@ -285,11 +284,11 @@ fn a_server_that_is_silent_after_the_handshake_is_well() {
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
         std::thread::park_timeout(DEADLINE);
     });
-    let check = format!("check = \"tls\"\nsni = \"shop.test\"\nca = {:?}\ntimeout = \"600ms\"", authority.path());
+    let check = format!("check = \"tls\"\nsni = \"shop.test\"\nca = {:?}\ntimeout = \"6s\"", authority.path());
     let checked = Checked::start(own_loopback(), &[(backend.address, &check)]);
     let well = checked.expect(0, "ok", "handshake", "expires in 100 days");
     let took = well["took_ms"].as_f64().unwrap();
-    assert!((200.0..550.0).contains(&took), "half of what was left: {took} ms");
+    assert!((2000.0..5500.0).contains(&took), "half of what was left: {took} ms");
 }
 
 #[test]

@@ -63,7 +63,7 @@ const REFUSERS: [Refuser; 9] = [
     ),
     refuser("closing", Answer::Closes, "connect_refused", "closed instead of answering SSLRequest", "closed"),
     refuser("resetting", Answer::Resets, "connect_refused", "instead of an answer to SSLRequest", "closed"),
-    refuser("silent", Answer::Says(b""), "connect_timeout", "answer to SSLRequest timed out after 400 ms", "timeout"),
+    refuser("silent", Answer::Says(b""), "connect_timeout", "answer to SSLRequest timed out after 1500 ms", "timeout"),
 ];
 
 const fn refuser(
@@ -92,7 +92,7 @@ fn body() -> String {
         {
             // Writing into a string cannot fail.
             let _ = write!(body, "[[listener.route]]\nsni = [\"{sni}\"]\npool = \"{pool}\"\n");
-            let _ = write!(pools, "[pool.{pool}]\nconnect-timeout = \"400ms\"\n[[pool.{pool}.backend]]\n");
+            let _ = write!(pools, "[pool.{pool}]\nconnect-timeout = \"1500ms\"\n[[pool.{pool}.backend]]\n");
             let _ = write!(pools, "name = \"{name}\"\naddress = \"{{ip}}:{port}\"\n");
         }
         let _ =

@@ -85,7 +85,7 @@ fn check_error(client: &mut Command, text: &str) {
     let begun = Instant::now();
     let said = answer(&finish(client)).expect_err("no connection");
     // The hello-timeout is 5 s: whoever waits for that hangs.
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: {said}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(4900), "{:?}: {said}", begun.elapsed());
     assert!(said.contains(text), "{said}");
 }
 

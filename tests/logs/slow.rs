@@ -67,11 +67,14 @@ fn run_until_dropped(daemon: &Daemon) {
         assert!(stuck.len() < MOST, "nothing is dropped");
         stuck.extend(sessions(daemon.at(443), BATCH));
     }
-    // The queue is full from here on.
-    let full = sessions(daemon.at(443), BATCH);
-    let (before, after) = (median(quiet), median(full));
-    println!("sessions took {before:?}, and {after:?} with the queue full, after {}", stuck.len());
-    assert!(after < before * 3 + Duration::from_millis(5), "{before:?} became {after:?}");
+    // The queue is full from here on. The machine does other things too: what holds sessions up does in every batch.
+    let before = median(quiet);
+    let is_quick = (0..5).any(|_| {
+        let after = median(sessions(daemon.at(443), BATCH));
+        println!("sessions took {before:?}, and {after:?} with the queue full, after {}", stuck.len());
+        after < before * 3 + Duration::from_millis(5)
+    });
+    assert!(is_quick, "they took {before:?} before");
 }
 
 #[track_caller]
@@ -181,10 +184,6 @@ fn lines_that_a_full_disk_cut_are_counted_and_the_next_ones_are_whole() {
         logging(command, "format = \"json\"\ntarget = \"{dir}/disk/log\"").arg("--quiet");
         apart(command, &disk.replace("{dir}", &dir))
     });
-    while dropped(&daemon) == 0 {
-        assert!(accepted(&daemon) < MOST as u64, "the disk is never full");
-        sessions(daemon.at(443), BATCH);
-    }
     let path = format!("/proc/{}/root{}/disk/log", daemon.pid(), daemon.dir().display());
     // Whole records, and whether there is a line that was cut, without a line feed.
     let look = || {
@@ -192,13 +191,26 @@ fn lines_that_a_full_disk_cut_are_counted_and_the_next_ones_are_whole() {
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         (records(whole.lines().filter(|line| !line.is_empty())), whole.len() < text.len())
     };
-    let first = eventually("all is written or counted", || {
-        let (written, cut) = look();
-        (written + dropped(&daemon) == accepted(&daemon)).then_some((written, cut))
+    let empty = || OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    // Now and then a line ends where the disk does, and none is cut.
+    let mut written_before = 0;
+    let was_cut = (0..5).any(|_| {
+        let before = dropped(&daemon);
+        while dropped(&daemon) == before {
+            assert!(accepted(&daemon) < MOST as u64, "the disk is never full");
+            sessions(daemon.at(443), BATCH);
+        }
+        let (written, cut) = eventually("all is written or counted", || {
+            let (written, cut) = look();
+            (written_before + written + dropped(&daemon) == accepted(&daemon)).then_some((written, cut))
+        });
+        assert!(written > 0, "whole lines");
+        written_before += written;
+        empty();
+        cut
     });
-    assert!(first.0 > 0 && first.1, "whole lines, and one that was cut: {first:?}");
+    assert!(was_cut, "a line is cut");
     let lost = dropped(&daemon);
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
     sessions(daemon.at(443), 40);
     eventually("there is room again", || (look() == (40, false)).then_some(()));
     assert_eq!(dropped(&daemon), lost);
@@ -233,8 +245,11 @@ fn journal_that_hangs_delays_no_session_and_one_that_is_gone_loses_lines_until_i
     let inbox = inbox.unwrap();
     inbox.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     run_until_dropped(&daemon);
-    let received = receive(&inbox).filter(|is_record| *is_record).count() as u64;
-    assert_eq!(received + dropped(&daemon), accepted(&daemon));
+    let mut received = 0;
+    eventually("all is received or dropped", || {
+        received += receive(&inbox).filter(|is_record| *is_record).count() as u64;
+        (received + dropped(&daemon) == accepted(&daemon)).then_some(())
+    });
     let lost = dropped(&daemon);
     drop(inbox);
     sessions(daemon.at(443), 40);

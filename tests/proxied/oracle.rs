@@ -230,12 +230,7 @@ fn compare_fields(header: &Header, oracle: &HeaderResult<'_>) {
 
 #[test]
 fn what_we_take_the_oracle_takes_and_reads_alike() {
-    let seed = if let Ok(seed) = env::var("SLUICE_TEST_SEED") {
-        seed.parse().expect("a number")
-    } else {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        next_random(since.as_nanos() as u64 ^ u64::from(process::id()))
-    };
+    let seed = env::var("SLUICE_TEST_SEED").map_or(20_261_128, |seed| seed.parse().expect("a number"));
     println!("SLUICE_TEST_SEED={seed}");
     let mut dice = Dice(seed);
     let (mut verdicts, mut exceptions) = (BTreeMap::<_, usize>::new(), BTreeMap::new());

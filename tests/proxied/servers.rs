@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::support::proxy::connect_from;
 use crate::support::servers::configured::Configured;
-use crate::support::servers::{Certificate, Nginx, answer, finish, free_port, printed, program};
+use crate::support::servers::{Certificate, Nginx, answer, finish, free_port, free_ports, printed, program};
 use crate::support::{Daemon, eventually, own_loopback};
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ fn haproxy_reads_what_is_sent() {
 fn nginx_reads_what_is_sent() {
     let address = own_loopback();
     let certificate = Certificate::for_name("shop.test");
-    let [https, stream] = [(); 2].map(|()| free_port(address));
+    let [https, stream] = free_ports(address);
     let nginx = nginx_receiver(https, stream, &certificate);
     for version in ["v1", "v2"] {
         let (daemon, at) = in_front_of(address, https, version, "");
@@ -69,7 +69,7 @@ fn nginx_reads_what_is_sent() {
 fn long_server_names_are_read_or_found_too_large() {
     let address = own_loopback();
     let certificate = Certificate::for_name("shop.test");
-    let [https, stream, proxied] = [(); 3].map(|()| free_port(address));
+    let [https, stream, proxied] = free_ports(address);
     let nginx = nginx_receiver(https, stream, &certificate);
     let _haproxy = haproxy_receiver(proxied, &certificate);
     let (_daemon, to_nginx) = in_front_of(address, https, "v2", "");
@@ -113,7 +113,7 @@ fn nginx_and_haproxy_tell_the_client() {
         server.address
     );
     let daemon = Daemon::start_on(address, &body, "", |command| command);
-    let [nginx, v1, v2] = [(); 3].map(|()| free_port(address));
+    let [nginx, v1, v2] = free_ports(address);
     let _nginx = Configured::nginx(
         &format!("stream {{ server {{ listen {nginx}; proxy_protocol on; proxy_pass {at}; }} }}"),
         &[nginx],
@@ -156,7 +156,7 @@ fn nginx_and_haproxy_tell_the_client() {
 fn client_is_known_behind_a_chain_of_proxies() {
     let address = own_loopback();
     let certificate = Certificate::for_name("shop.test");
-    let [server, front] = [(); 2].map(|()| free_port(address));
+    let (server, front) = (free_port(address), free_port(own_loopback()));
     let _receiver = haproxy_receiver(server, &certificate);
     let (daemon, at) = in_front_of(address, server, "v2", "accept-proxy = [\"127.0.0.1/32\"]");
     let _sender =

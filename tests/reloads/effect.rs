@@ -255,6 +255,53 @@ fn sessions_of_removed_backends_are_kept_drained_or_closed() {
 }
 
 #[test]
+fn sessions_of_removed_routes_are_kept_drained_or_closed() {
+    let routed = |names: &str, own: &str| {
+        format!(
+            "[[listener]]\nname = \"tls\"\nbind = [\"{{ip}}:443\"]\n{own}\n[[listener.route]]\nsni = [{names}]\npool = \"p\"\n\
+             [[listener.route]]\nsni = [\"other.test\"]\npool = \"p\"\n[pool.p]\nbackends = [\"{{ip}}:1001\"]\n"
+        )
+    };
+    let own = "pool = \"p\"";
+    let before = routed("\"a.test\", \"b.test\"", own);
+    // Lines move, and the first rule takes another's place: what counts is what a rule says.
+    let without_rule = format!("\n\n{}", routed("\"b.test\"", own));
+    let without_own = format!("\n{}", routed("\"a.test\", \"b.test\"", ""));
+    for (word, ends) in [("keep", false), ("close", true), ("drain", true)] {
+        for (after, ended) in [(&without_rule, "a.test"), (&without_own, "none.test")] {
+            let address = own_loopback();
+            let _backend = Backend::echo((address, 1001));
+            let global = format!("removed-sessions = \"{word}\"\nshutdown-grace = \"200ms\"\n");
+            let daemon = Daemon::start_on(address, &before, &global, |command| command);
+            let mut open = ["a.test", "other.test", "none.test"].map(|name| {
+                let mut stream = connect(daemon.at(443));
+                echoes(&mut stream, &client_hello(Some(name), &[]));
+                (name, stream)
+            });
+            daemon.write_config(after, &global);
+            daemon.reload();
+            for (name, stream) in &mut open {
+                if ends && *name == ended {
+                    assert!(stream.read(&mut [0; 1]).is_err(), "{word}: reset");
+                }
+            }
+            for (name, stream) in &mut open {
+                if !ends || *name != ended {
+                    echoes(stream, b"goes on");
+                }
+            }
+            if ends {
+                let records = daemon.wait_for_records(1);
+                assert_eq!(
+                    (records.len(), &records[0]["end"], &records[0]["sni"]),
+                    (1, &json!("drained"), &json!(ended))
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn reloads_asked_for_while_one_runs_become_one_that_reads_the_last_file() {
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));

@@ -281,8 +281,8 @@ fn state_file_moves_with_what_it_has() {
     let inside = b.display().to_string();
     rewrite(&daemon, &[(&inside, &elsewhere.path().join("c.json").display().to_string())]);
     daemon.reload();
-    let log = daemon.log();
-    assert!(log.contains("cannot write the state file") && log.contains("a restart is needed for that"), "{log}");
+    daemon.wait_for_log("cannot write the state file");
+    daemon.wait_for_log("a restart is needed for that");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub fn config(checks: &[(SocketAddr, &str)]) -> String {
         write!(
             body,
             "[pool.p{at}]\n[[pool.p{at}.backend]]\naddress = \"{address}\"\nname = \"b\"\n[pool.p{at}.health]\n\
-             interval = \"1h\"\ndown-interval = \"1h\"\n{timeout}{check}\n"
+             interval = \"24h\"\ndown-interval = \"24h\"\n{timeout}{check}\n"
         )
         .unwrap();
     }

@@ -52,13 +52,19 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Polls until `condition` gives something; panics with `what` after the deadline.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, condition)
+}
+
+/// As [`eventually`], with a deadline of its own.
+#[track_caller]
+pub fn within<T>(deadline: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(begun.elapsed() < deadline, "not within {deadline:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

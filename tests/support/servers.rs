@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, TempDir, eventually};
+use super::{DEADLINE, TempDir, eventually, within};
 
 pub mod configured;
 pub mod directory;
@@ -48,7 +48,8 @@ pub fn finish(command: &mut Command) -> Output {
     let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()), Signal::SIGKILL);
     let stdout = drain(process.child.stdout.take().expect("piped"));
     let stderr = drain(process.child.stderr.take().expect("piped"));
-    let status = eventually(&format!("{command:?} ends"), || process.ended());
+    // Browsers, Java and Ansible take their time on a busy machine.
+    let status = within(Duration::from_secs(90), &format!("{command:?} ends"), || process.ended());
     Output { status, stdout: stdout.join().expect("stdout"), stderr: stderr.join().expect("stderr") }
 }
 
@@ -113,6 +114,12 @@ impl Drop for Process {
 #[track_caller]
 pub fn free_port(address: Ipv4Addr) -> SocketAddr {
     TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+/// As [`free_port`], several that differ: one that is given back could be drawn again.
+#[track_caller]
+pub fn free_ports<const N: usize>(address: Ipv4Addr) -> [SocketAddr; N] {
+    [(); N].map(|()| TcpListener::bind((address, 0)).expect("a free port")).map(|held| held.local_addr().unwrap())
 }
 
 /// A self-made certificate for one name, and its key.

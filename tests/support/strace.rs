@@ -97,6 +97,11 @@ impl Calls {
         Self(calls)
     }
 
+    /// How often this one was made.
+    pub fn count(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
     /// System calls and waits per unit.
     fn per_unit(&self, units: f64) -> (f64, f64) {
         let (mut calls, mut waits) = (0, 0);

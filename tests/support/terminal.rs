@@ -55,6 +55,10 @@ fn word(word: &str) -> String {
     if core.len() >= 4 && digits(core) {
         return mask("NUMBER");
     }
+    // A strip of history, of which the last minute is certain.
+    if core.len() == 60 && core.starts_with('_') {
+        return mask(&format!("STRIP{}", &core[59..]));
+    }
     // 43s, 1m03s, 0.1ms, 512B, 0.5: figures with units or fractions.
     let rest: String = core.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect();
     let number = core.starts_with(|c: char| c.is_ascii_digit()) && core.parse::<std::net::IpAddr>().is_err();

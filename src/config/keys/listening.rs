@@ -52,7 +52,7 @@ pub static GLOBAL: SectionKeys = SectionKeys {
             "removed-sessions",
             Kind::Word(&["keep", "drain", "close"]),
             "\"keep\"",
-            "Sessions of a backend that a reload removes: run on, run on for shutdown-grace, or are closed.",
+            "Sessions of a route or backend that a reload removes: run on, run on for shutdown-grace, or are closed.",
         ),
         built(
             "state-file",

@@ -14,7 +14,7 @@ use crate::decide::hello::proxy::{Cloud, Tlvs};
 use crate::decide::hello::{Arrival, HelloFacts, Ja4, TlsVersion};
 use crate::proxy::forward::Moved;
 use crate::proxy::pick::Seat;
-use crate::proxy::view::{BackendBrief, ListenerBrief, PoolBrief};
+use crate::proxy::view::{BackendBrief, ListenerBrief, PoolBrief, RouteBrief};
 use crate::proxy::wheel::Slot;
 
 /// What a session shares with others, by its place in the message.
@@ -52,6 +52,8 @@ pub struct SessionCopy {
     destination: SocketAddr,
     hello: Option<HelloCopy>,
     route: Option<String>,
+    #[serde(default)]
+    route_identity: u64,
     tries: u8,
     /// Hello, connect, sent and first byte, in microseconds.
     times: [Option<NonZeroU32>; 4],
@@ -108,7 +110,8 @@ impl SessionCopy {
             client: session.client(),
             destination: session.destination(),
             hello: facts.hello.as_deref().map(HelloCopy::of),
-            route: facts.route.as_deref().map(str::to_owned),
+            route: facts.route.as_deref().map(|route| route.origin.to_string()),
+            route_identity: facts.route.as_deref().map_or(0, |route| route.identity),
             tries: facts.tries,
             times: [facts.hello_time, facts.connect_time, facts.sent_time, facts.first_byte_time].map(time),
             detail: facts.detail().map(str::to_owned),
@@ -127,7 +130,9 @@ impl SessionCopy {
         let [hello_time, connect_time, sent_time, first_byte_time] = self.times.map(|time| time.map(Micros));
         let mut facts = Facts {
             hello: self.hello.and_then(HelloCopy::revive).map(Box::new),
-            route: self.route.map(Rc::from),
+            route: self
+                .route
+                .map(|origin| Rc::new(RouteBrief { origin: origin.into(), identity: self.route_identity })),
             pool: Some(pool),
             seat: Some(Seat::taken_over(backend)),
             tries: self.tries,
