@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use crate::config::{CheckKind, Config, HealthCheck, LogTarget};
 use crate::control::{self, BindError, ConfigSource, DataPlane, Heir, LogError, SocketError, StatusSocket};
+use crate::proxy;
 use crate::state::{Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::privileges::{self, Closed, Files};
 use crate::sys::{descriptors, limits};
@@ -98,6 +99,7 @@ fn start(
     let limit = limits::raise_descriptor_limit();
     let log = control::start_log(&config.log).map_err(StartError::Log)?;
     control::start_tracing(log.clone(), config.log.format, level);
+    proxy::faults::watch();
     warn_of_limits(&config, limit);
     if let Some(why) = closed {
         tracing::info!(why, "the file system stays open");

@@ -158,6 +158,35 @@ fn ready_connections_that_the_backend_closed_or_spoke_on_are_not_used() {
 }
 
 #[test]
+fn ready_connections_leave_places_to_clients() {
+    for (pool, backend) in [("", "max-connections = 10\n"), ("max-connections = 10\n", "")] {
+        let address = own_loopback();
+        let _backend = Backend::echo((address, 1001));
+        let body = body(&format!("preconnect = 4\n{pool}")).replace("backends = [\"{ip}:1001\"]\n", "");
+        let body = format!("{body}[[pool.a.backend]]\nname = \"b\"\naddress = \"{{ip}}:1001\"\n{backend}");
+        let daemon = Daemon::start_on(address, &body, "workers = 1\n", |command| command);
+        let metric = "sluice_backend_ready_connections{pool=\"a\",backend=\"b\"}";
+        let settled = |want: f64| {
+            eventually(&format!("{want} are ready"), || (daemon.metric(metric) == want).then_some(()));
+        };
+        settled(4.0);
+        let hello = client_hello(Some("a.test"), &[]);
+        let session = || {
+            let mut stream = connect(daemon.at(443));
+            stream.write_all(&hello).unwrap();
+            stream.read_exact(&mut vec![0; hello.len()]).unwrap();
+            stream
+        };
+        let mut open: Vec<TcpStream> = (0..8).map(|_| session()).collect();
+        settled(2.0);
+        open.extend([session(), session()]);
+        settled(0.0);
+        open.truncate(3);
+        settled(4.0);
+    }
+}
+
+#[test]
 fn ready_connections_go_when_places_run_short_or_the_backend_is_drained() {
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use support::{Backend, Daemon, connect, deaf, eventually, exchange, own_loopback};
 
@@ -159,6 +160,21 @@ fn backend_that_was_never_up_gets_no_traffic_until_it_answers() {
 }
 
 #[test]
+fn check_may_go_to_another_address_and_port() {
+    let (address, elsewhere) = (own_loopback(), own_loopback());
+    let backend = Backend::naming((address, 1001), "one");
+    let checked = Backend::naming((elsewhere, 1002), "checked");
+    let config = config("backends = [\"{ip}:1001\"]") + &format!("address = \"{elsewhere}\"\nport = 1002\n");
+    let daemon = Daemon::start_on(address, &config, "", |command| command);
+    daemon.wait_for_state(&daemon.at(1001).to_string(), "up");
+    assert!(checked.accepted() > 0);
+    assert_eq!(backend.accepted(), 0, "no check comes here");
+    assert_eq!(tally(&daemon, 3), HashMap::from([("one".to_owned(), 3)]));
+    drop(checked);
+    daemon.wait_for_state(&daemon.at(1001).to_string(), "down");
+}
+
+#[test]
 fn backup_is_used_only_without_the_others() {
     let address = own_loopback();
     let mut backends = three(address);
@@ -293,5 +309,13 @@ fn a_backend_that_is_ill_from_the_beginning_is_an_event_with_its_evidence() {
     let [event] = of_it[..] else { panic!("one event, not {events:#}") };
     assert_eq!((&event["from"], &event["to"], &event["by"]), (&"unknown".into(), &"down".into(), &"check".into()));
     assert_eq!((&event["reason"], &event["evidence"][0]["phase"]), (&"refused".into(), &"connect".into()), "{event:#}");
-    daemon.wait_for_log(&format!("\"backend\":\"{dead}\",\"from\":\"unknown\",\"to\":\"down\""));
+    let told =
+        format!("\"backend\":\"{dead}\",\"from\":\"unknown\",\"to\":\"down\",\"by\":\"check\",\"reason\":\"refused\"");
+    daemon.wait_for_log(&told);
+    let log = daemon.log();
+    let line: Value = serde_json::from_str(log.lines().find(|line| line.contains(&told)).unwrap()).unwrap();
+    assert_eq!(line["detail"], event["detail"], "{line}");
+    // Each phase with its time and what was seen.
+    let seen = line["seen"].as_str().unwrap();
+    assert!(seen.starts_with("connect ") && seen.contains(" ms"), "{line}");
 }

@@ -65,7 +65,7 @@ fn pace_follows_the_state() {
     let answered = || {
         eventually("no check is under way", || {
             (checks(&daemon, "p", "a") == speaker.arrivals().len() as u64).then_some(())
-        })
+        });
     };
     assert!(about(steady).contains(&gap(1)), "steady: {:?}", gap(1));
     answered();
@@ -167,7 +167,8 @@ fn steady_checks_of_many_backends_do_not_march_in_step() {
     // When they are due, which no stalled machine changes.
     let list = daemon.json("/v1/backends");
     let due = |row: &Value| row["check"]["next_at"].as_str()?.parse::<jiff::Timestamp>().ok();
-    let mut due: Vec<i64> = list.as_array().unwrap().iter().filter_map(due).map(|at| at.as_millisecond()).collect();
+    let mut due: Vec<i64> =
+        list.as_array().unwrap().iter().filter_map(due).map(jiff::Timestamp::as_millisecond).collect();
     due.sort_unstable();
     assert!(due.len() > COUNT * 9 / 10, "{} of {COUNT} wait for their time", due.len());
     let most = (0..due.len()).map(|at| due[at..].iter().take_while(|later| **later < due[at] + 100).count()).max();

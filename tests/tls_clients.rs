@@ -244,6 +244,8 @@ fn resumption_with_a_client_certificate_in_the_ticket_gets_through() {
         let record = record(&lane.daemon, 2);
         assert_eq!((&record["end"], &record["hello_records"]), (&"done".into(), &1.into()), "{record}");
         assert!(record["hello_bytes"].as_u64() > Some(3000), "{record}");
+        let offers = format!("sluice_pool_resumption_offers_total{{pool={}}}", record["pool"]);
+        assert!((lane.daemon.metric(&offers) - 1.0).abs() < 0.5, "{version}: the second of two hellos");
     }
 }
 

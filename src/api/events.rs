@@ -46,6 +46,19 @@ pub enum Cause {
     Agent,
 }
 
+impl Cause {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Live => "live",
+            Self::Operator => "operator",
+            Self::Clock => "clock",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// One phase of a check.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {

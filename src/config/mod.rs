@@ -351,7 +351,9 @@ impl WrittenRoute {
         let mut hasher = SipHasher13::new();
         for list in [&self.sni, &self.alpn, &self.from, &self.first_bytes] {
             hasher.write_usize(list.len());
-            list.iter().for_each(|text| text.hash(&mut hasher));
+            for text in list {
+                text.hash(&mut hasher);
+            }
         }
         self.tls_min.hash(&mut hasher);
         target.hash(&mut hasher);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use super::probes::{self, Probes};
 use super::socket::Served;
 use super::upgrade::{self, Estate, Heir};
 use super::{
-    ConfigSource, Control, DataPlane, Handle, StatusSocket, kill, members, overrides, reload, renewal, report, sampler,
-    standing,
+    ConfigSource, Control, DataPlane, Handle, StatusSocket, heartbeats, kill, members, overrides, reload, renewal,
+    report, sampler, standing,
 };
 use crate::api::{SessionsParams, SortBy};
 use crate::decide::close::CloseReason;
@@ -122,7 +123,7 @@ pub async fn run(start: Start) -> Result<(), String> {
         spawn_local(renewal::keep_up(Handle::clone(&control)));
         spawn_local(overrides::keep_time(Handle::clone(&control)));
         spawn_local(sampler::sample(Handle::clone(&control)));
-        feed_watchdog(&shared);
+        heartbeats::watch(&shared);
         stop = asked_to_stop.recv().await;
     }
     if control.succeeded.get() {
@@ -273,7 +274,7 @@ async fn leave(control: &Handle, mut stop: Stop, more: &mut mpsc::UnboundedRecei
     let global = control.config().global.clone();
     tell_systemd(&[NotifyState::Stopping]);
     control.shared.set_phase(Phase::Leaving);
-    tracing::info!(connections = control.shared.active.load(std::sync::atomic::Ordering::Relaxed), how = ?stop, "stopping");
+    tracing::info!(connections = control.shared.active.load(Ordering::Relaxed), how = ?stop, "stopping");
     if stop != Stop::Now && !global.ready_delay.is_zero() {
         tokio::select! {
             () = sleep(global.ready_delay) => {}
@@ -359,30 +360,4 @@ pub fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "cannot notify the service manager");
     }
-}
-
-/// Feeds systemd's watchdog while every worker's heart beats: a stuck worker stops the feeding.
-fn feed_watchdog(shared: &Arc<Shared>) {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    let shared = Arc::clone(shared);
-    spawn_local(async move {
-        let mut last: Vec<u64> = vec![0; shared.workers.len()];
-        let mut stale = Duration::ZERO;
-        let pause = limit / 4;
-        loop {
-            let beats: Vec<u64> = shared.workers.iter().map(|worker| worker.heartbeats.get()).collect();
-            let all_beat = beats.iter().zip(&last).all(|(now, before)| now > before);
-            stale = if all_beat { Duration::ZERO } else { stale + pause };
-            if all_beat {
-                last = beats;
-            }
-            // Hearts beat once a second, so a shorter pause may see none in between.
-            // Workers without sessions end while others drain; the time-out for stopping bounds that.
-            let draining = shared.phase() == Phase::Draining;
-            if draining || stale < Duration::from_secs(3).max(limit / 2) {
-                tell_systemd(&[NotifyState::Watchdog]);
-            }
-            sleep(pause).await;
-        }
-    });
 }

@@ -3,6 +3,7 @@
 
 mod checks;
 mod failure;
+mod heartbeats;
 mod journal;
 mod keeper;
 mod kill;

@@ -43,10 +43,31 @@ pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Cha
     let Change { states: (old, new), from, by, reason, detail, evidence } = change;
     let (pool_name, name) = (&*backend.pool, &*backend.name);
     let from = from.unwrap_or(old.name());
+    let (to, by, seen) = (new.name(), by, phases(&evidence));
     if matches!(new, Standing::Down | Standing::Ejected) {
-        tracing::warn!(pool = pool_name, backend = name, from, to = new.name(), detail, "backend changed");
+        tracing::warn!(
+            pool = pool_name,
+            backend = name,
+            from,
+            to,
+            by = by.name(),
+            reason,
+            detail,
+            seen,
+            "backend changed"
+        );
     } else {
-        tracing::info!(pool = pool_name, backend = name, from, to = new.name(), detail, "backend changed");
+        tracing::info!(
+            pool = pool_name,
+            backend = name,
+            from,
+            to,
+            by = by.name(),
+            reason,
+            detail,
+            seen,
+            "backend changed"
+        );
     }
     control.shared.events.add(Event {
         id: 0,
@@ -74,6 +95,16 @@ pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Cha
         let (control, backend) = (Handle::clone(control), Arc::clone(backend));
         spawn_local(async move { reset_sessions(&control, &backend).await });
     }
+}
+
+/// The phases of a check in one line: each with its time, and what was seen.
+fn phases(evidence: &[Evidence]) -> Option<String> {
+    let phase = |Evidence { phase, took_ms, seen }: &Evidence| {
+        let seen = if seen.is_empty() { String::new() } else { format!(" ({seen})") };
+        format!("{phase} {took_ms:.1} ms{seen}")
+    };
+    let list: Vec<String> = evidence.iter().map(phase).collect();
+    (!list.is_empty()).then(|| list.join(", "))
 }
 
 /// Whether another backend of the pool has taken connections for as long as a slow start takes: without any, all are

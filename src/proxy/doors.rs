@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::accept::{self, Door};
 use super::command::{Generation, Listening};
+use super::faults::essential;
 use super::view;
 use super::worker::Worker;
 use crate::sys::socket::set_first_speaker;
@@ -37,7 +38,7 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
             match Door::new(socket, Rc::clone(view)) {
                 Ok(door) => {
                     let door = Rc::new(door);
-                    let task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(&door)));
+                    let task = spawn_local(essential(accept::run(Rc::clone(worker), Rc::clone(&door))));
                     here.push((door, task));
                 }
                 Err(error) => tracing::error!(%bind, %error, "cannot register the listening socket"),
@@ -64,7 +65,7 @@ pub fn rest(doors: &Doors) {
 /// Accepts again after a rest.
 pub fn open(worker: &Rc<Worker>, doors: &mut Doors) {
     for (door, task) in doors.values_mut().flatten() {
-        *task = spawn_local(accept::run(Rc::clone(worker), Rc::clone(door)));
+        *task = spawn_local(essential(accept::run(Rc::clone(worker), Rc::clone(door))));
     }
 }
 

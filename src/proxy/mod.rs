@@ -7,6 +7,7 @@ mod command;
 mod connect;
 mod consent;
 mod doors;
+pub mod faults;
 mod forward;
 mod hand_over;
 mod hold;

@@ -18,7 +18,7 @@ use super::connect::start;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::MemberId;
-use crate::state::HealthIgnored;
+use crate::state::{HealthIgnored, Taken};
 use crate::sys::clock::coarse_ms;
 use crate::sys::socket;
 
@@ -66,10 +66,12 @@ impl PoolView {
     fn tend(self: &Rc<Self>, worker: &Rc<Worker>, wanted: u16, now: u64) {
         let idle = self.pool.config.preconnect_idle.as_millis() as u64;
         for (member, (shelf, backend)) in self.ready.0.iter().zip(&self.backends).enumerate() {
-            let wanted = if backend.backend.takes(HealthIgnored::No) { wanted } else { 0 };
+            let wanted = if backend.backend.takes(HealthIgnored::No) { wanted.min(self.spare(backend)) } else { 0 };
             let mut connections = shelf.connections.borrow_mut();
             let before = connections.len();
-            connections.retain(|(stream, since)| wanted > 0 && now < since + idle && nothing_came(stream));
+            connections.retain(|(stream, since)| now < since + idle && nothing_came(stream));
+            let surplus = connections.len().saturating_sub(wanted.into());
+            connections.drain(..surplus);
             let discarded = before - connections.len();
             backend.shard().ready.fetch_sub(discarded as i64, Ordering::Relaxed);
             backend.shard().ready_discarded.add(discarded as u64);
@@ -82,6 +84,13 @@ impl PoolView {
                 }
             }
         }
+    }
+
+    /// This worker's part of what the backend and the pool may still take: none is kept of what clients will need.
+    fn spare(&self, backend: &BackendBrief) -> u16 {
+        let left = |taken: &Taken| taken.limit().map_or(u32::MAX, |limit| limit.saturating_sub(taken.count()));
+        let left = left(&backend.backend.active).min(left(&self.pool.state.places.taken));
+        u16::try_from(left as usize / backend.backend.shards.len()).unwrap_or(u16::MAX)
     }
 
     /// Brings one connection.

@@ -5,20 +5,23 @@
 
 pub mod carry;
 mod micros;
+mod serve;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 pub use micros::Micros;
+pub use serve::{go_on, serve};
 use socket2::Socket;
 
 use super::client::{Client, RefusalLanguage};
 use super::connect::{Connected, connect};
+use super::faults;
 use super::forward::{Flow, Legs, Moved};
 use super::inspect::inspect;
 use super::pick::Seat;
@@ -126,69 +129,6 @@ impl Facts {
     }
 }
 
-/// Takes one connection all the way; a task of the worker.
-pub struct Serve {
-    worker: Rc<Worker>,
-    session: Rc<Session>,
-    stage: Stage,
-}
-
-enum Stage {
-    /// Everything before bytes flow. Boxed and dropped: an established session does not carry the state of its set-up.
-    SetUp(Pin<Box<dyn Future<Output = Result<Flow, CloseReason>>>>),
-    /// Bytes flow.
-    Flowing(Flow),
-    /// Both sockets are closed.
-    Over,
-}
-
-/// Begins a session for a connection.
-pub fn serve(worker: &Rc<Worker>, listener: Rc<ListenerView>, accepted: Accepted) -> Serve {
-    let (session, client) = Session::begin(worker, &listener, accepted);
-    let set_up = establish(Rc::clone(worker), listener, Rc::clone(&session), client);
-    Serve { worker: Rc::clone(worker), session, stage: Stage::SetUp(Box::pin(set_up)) }
-}
-
-/// Goes on with a session whose bytes flow.
-pub fn go_on(worker: &Rc<Worker>, session: Rc<Session>, flow: Flow) -> Serve {
-    worker.held.flows_more();
-    Serve { worker: Rc::clone(worker), session, stage: Stage::Flowing(flow) }
-}
-
-impl Future for Serve {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { worker, session, stage } = &mut *self;
-        let reason = loop {
-            match stage {
-                Stage::SetUp(set_up) => match ready!(set_up.as_mut().poll(cx)) {
-                    Ok(flow) => {
-                        worker.held.flows_more();
-                        *stage = Stage::Flowing(flow);
-                    }
-                    Err(reason) => break reason,
-                },
-                Stage::Flowing(_) if worker.held.holds() => {
-                    if let Stage::Flowing(flow) = std::mem::replace(stage, Stage::Over) {
-                        worker.held.keep(Rc::clone(session), flow);
-                    }
-                }
-                Stage::Flowing(flow) => {
-                    let reason = ready!(flow.poll(cx, worker, session));
-                    worker.held.flows_less();
-                    break reason;
-                }
-                Stage::Over => return Poll::Ready(()),
-            }
-        };
-        // Closed before the place is given back: a backend never sees more connections than it may have.
-        *stage = Stage::Over;
-        record::finish(worker, session, reason);
-        Poll::Ready(())
-    }
-}
-
 /// Everything before bytes flow: inspect, route, balance, connect; or tell the client why not.
 async fn establish(
     worker: Rc<Worker>,
@@ -225,6 +165,7 @@ async fn stages(
     let inspected = inspect(worker, listener, session, client).await?;
     let pool = Rc::clone(&listener.pools[inspected.pool]);
     session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
+    faults::provoke("connecting", || session.server_name());
     connect(worker, session, pool, client, inspected).await
 }
 
@@ -254,6 +195,11 @@ impl Session {
         (session, Client::new(socket, language))
     }
 
+    /// The server name of its hello.
+    fn server_name(&self) -> Option<String> {
+        self.facts.borrow().hello.as_ref()?.sni.as_deref().map(str::to_owned)
+    }
+
     /// The client: who connected, or whom a PROXY header named.
     pub fn client(&self) -> SocketAddr {
         self.client.get()
@@ -262,6 +208,18 @@ impl Session {
     /// The address that the client connected to.
     pub fn destination(&self) -> SocketAddr {
         self.destination.get()
+    }
+
+    /// Takes note of when the backend's first byte came, if that was not before.
+    pub fn note_first_byte(&self) {
+        if self.moved.down() == 0 {
+            return;
+        }
+        let facts = &mut *self.facts.borrow_mut();
+        if facts.first_byte_time.is_none() {
+            let since = |sent| self.started.elapsed().saturating_sub(Duration::from(sent)).into();
+            facts.first_byte_time = facts.sent_time.map(since);
+        }
     }
 
     /// Which way its bytes take, and how its legs are watched. A session without a pool moves no bytes.
@@ -365,6 +323,7 @@ const TICK_BITS: u32 = 4;
 
 #[cfg(test)]
 mod tests {
+    use super::serve::Serve;
     use super::*;
 
     /// Within the largest size that the allocator keeps apart for its next taker (1032 bytes in glibc): the hole that a

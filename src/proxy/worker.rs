@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 
 use super::command::Command;
 use super::doors::{self, Doors, install};
+use super::faults::{Essential, WORKER_THREAD, essential, provoke};
 use super::forward::Pipes;
 use super::hand_over;
 use super::hold::Held;
@@ -94,6 +95,7 @@ pub fn spawn(id: usize, cpu: Option<usize>, shared: Arc<Shared>, log: Log, seed:
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     // A runtime cannot move between threads, so it is built on its own and the outcome reported.
     let body = move || {
+        let _essential = Essential;
         if let Some(cpu) = cpu {
             limits::pin_thread(cpu);
         }
@@ -105,17 +107,17 @@ pub fn spawn(id: usize, cpu: Option<usize>, shared: Arc<Shared>, log: Log, seed:
             Err(error) => drop(started.send(Err(error))),
         }
     };
-    let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body)?;
+    let thread = thread::Builder::new().name(format!("{WORKER_THREAD}{id}")).spawn(body)?;
     outcome.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread ended at once")))?;
     Ok(WorkerHandle { commands, thread })
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let background = Rc::clone(&worker);
-    spawn_local(async move { background.sessions.keep_time().await });
-    spawn_local(Rc::clone(&worker).write_records());
-    spawn_local(Rc::clone(&worker).beat());
-    spawn_local(ready::keep(Rc::clone(&worker)));
+    spawn_local(essential(async move { background.sessions.keep_time().await }));
+    spawn_local(essential(Rc::clone(&worker).write_records()));
+    spawn_local(essential(Rc::clone(&worker).beat()));
+    spawn_local(essential(ready::keep(Rc::clone(&worker))));
     let (mut doors, mut rests) = (Doors::new(), false);
     let heir = loop {
         match inbox.recv().await {
@@ -147,7 +149,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         drop(doors);
         hand_over::let_go(&worker);
         let worker = Rc::clone(&worker);
-        spawn_local(async move { hand_over::send_late(&worker, &channel, kind).await });
+        spawn_local(essential(async move { hand_over::send_late(&worker, &channel, kind).await }));
     } else {
         doors::close(doors).await;
     }
@@ -359,6 +361,7 @@ impl Worker {
         let (mut most, mut before) = (0, 0);
         loop {
             self.counters().heartbeats.add(1);
+            provoke("beating", || Some(self.counters().heartbeats.get().to_string()));
             let used = self.counters().cpu_earlier.get() + thread_cpu_micros();
             self.counters().cpu_micros.store(used, Ordering::Relaxed);
             self.sum_up_refusals();

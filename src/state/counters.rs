@@ -3,7 +3,7 @@
 
 use std::hash::RandomState;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -352,12 +352,16 @@ pub struct WorkerCounters {
     pub pipes_in_use: AtomicI64,
     /// Errors of accept(2), in the order of the names in `sys::socket`.
     pub accept_errors: [Counter; 6],
+    /// Sessions that ended by a panic.
+    pub faults: Counter,
     /// Records of ordinary sessions that were left out (`sample`).
     pub sampled_out: Counter,
     /// Server names that clients ask for; the lock is shared with readers only.
     names: Mutex<Busiest<RandomState>>,
     /// Ticks of the worker's heart, for the watchdog.
     pub heartbeats: Counter,
+    /// Whether its heart has not beaten for long; the control plane sees that.
+    pub is_stuck: AtomicBool,
     /// Processor time, in microseconds: of its thread as of the last beat, and of those before it.
     pub cpu_micros: AtomicU64,
     /// The part of that which workers of earlier processes used.

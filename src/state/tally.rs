@@ -119,6 +119,7 @@ impl Counted for WorkerCounters {
         by_place("relayed", &self.relayed, see);
         by_place("accept_errors", &self.accept_errors, see);
         see("pipe_fallbacks", Label::None, &self.pipe_fallbacks);
+        see("faults", Label::None, &self.faults);
         see("sampled_out", Label::None, &self.sampled_out);
         see("cpu_earlier", Label::None, &self.cpu_earlier);
     }

@@ -5,9 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
+use std::env;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::SystemTime;
-use std::{env, process};
 
 use crate::support::proxy::{
     ALPN, AUTHORITY, AWS, CRC32C, GCP, LOCAL, PROXY, SIGNATURE, SSL, TCP4, TCP6, UNIQUE_ID, block, tlv, v2,

@@ -95,7 +95,7 @@ pub static POOL: SectionKeys = SectionKeys {
             "preconnect",
             Kind::Integer(0, 1000),
             "0",
-            "Ready connections that each worker keeps to each backend that takes traffic, for clients that speak first: saves them the round trip. Not for servers that serve one connection at a time.",
+            "Ready connections that each worker keeps to each backend that takes traffic, for clients that speak first: saves them the round trip. No more than `max-connections` leaves, twice a second. Not for servers that serve one connection at a time.",
         ),
         built(
             "preconnect-idle",

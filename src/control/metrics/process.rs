@@ -55,6 +55,10 @@ pub fn data_path(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
     out.gauges("worker_connections", "Open connections of each worker", rows)?;
     let rows = of_workers().map(|(labels, worker)| (labels, worker.cpu_micros.load(Ordering::Relaxed) as f64 / 1e6));
     out.counters("worker_cpu_seconds", "Processor time of each worker, a second late at most", rows)?;
+    let rows = of_workers().map(|(labels, worker)| (labels, f64::from(worker.is_stuck.load(Ordering::Relaxed))));
+    out.gauges("worker_stuck", "Whether a worker has done nothing for five seconds or more", rows)?;
+    let rows = of_workers().map(|(labels, worker)| (labels, worker.faults.get()));
+    out.counters("worker_faults", "Sessions that ended by a fault of sluice itself", rows)?;
     let errors = ACCEPT_ERRNOS.iter().enumerate();
     let rows = errors.map(|(place, name)| ([("errno", *name)], sum(&|worker| &worker.accept_errors[place])));
     out.counters("listener_accept_errors", "Errors of accept(2)", rows)?;

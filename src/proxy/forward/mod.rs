@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -183,6 +182,13 @@ impl Flow {
         result
     }
 
+    /// Gives up in the middle: what is on the way is lost, and both sides are told so.
+    pub fn abandon(&mut self, worker: &Worker, reason: CloseReason) {
+        self.reset_both(reason);
+        self.up.drop_load(&worker.pipes);
+        self.down.drop_load(&worker.pipes);
+    }
+
     fn turn(&mut self, cx: &mut Context<'_>, worker: &Worker, session: &Session) -> Poll<CloseReason> {
         if let Some(reason) = session.ordered() {
             return Poll::Ready(self.reset_both(reason));
@@ -200,7 +206,7 @@ impl Flow {
         let up = self.up.drive(cx, &turn(UP, None), &mut self.client, &mut self.backend);
         let awaited = (self.answer == Answer::Awaited).then_some(&first);
         let down = self.down.drive(cx, &turn(DOWN, awaited), &mut self.backend, &mut self.client);
-        note_first_byte(session);
+        session.note_first_byte();
         // A write that fails takes the error with it, and the read after it sees a plain end: not a FIN.
         let (client_fin, backend_fin) = (self.up.saw_end(), down_had_ended);
         let seen = TurnSeen { first: first.get(), up, down, client_fin, backend_fin: self.down.saw_end() };
@@ -381,16 +387,5 @@ impl Flow {
         socket::reset_on_close(&self.client);
         socket::reset_on_close(&self.backend);
         reason
-    }
-}
-
-fn note_first_byte(session: &Session) {
-    if session.moved.down() == 0 {
-        return;
-    }
-    let facts = &mut *session.facts.borrow_mut();
-    if facts.first_byte_time.is_none() {
-        let since = |sent| session.started.elapsed().saturating_sub(Duration::from(sent)).into();
-        facts.first_byte_time = facts.sent_time.map(since);
     }
 }

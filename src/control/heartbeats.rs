@@ -1,0 +1,70 @@
+//! Watches the hearts of workers, which beat once a second: tells of one that has stopped, and feeds systemd's watchdog.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use super::lifecycle::tell_systemd;
+use crate::state::{Phase, Shared};
+
+/// A heart that beats every second and has not for so long is a stuck worker.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// Watches them from now on.
+pub fn watch(shared: &Arc<Shared>) {
+    spawn_local(report(Arc::clone(shared)));
+    feed_watchdog(shared);
+}
+
+/// Says in log and metrics when a worker's heart has stopped, and when it beats again.
+async fn report(shared: Arc<Shared>) {
+    let mut last: Vec<(u64, Instant)> = vec![(0, Instant::now()); shared.workers.len()];
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        for (number, (worker, (beats, since))) in shared.workers.iter().zip(&mut last).enumerate() {
+            let now = worker.heartbeats.get();
+            let was_stuck = worker.is_stuck.load(Ordering::Relaxed);
+            // Workers without sessions end while others drain.
+            if now != *beats || shared.phase() == Phase::Draining {
+                (*beats, *since) = (now, Instant::now());
+                if was_stuck {
+                    tracing::warn!(worker = number, "worker goes on");
+                    worker.is_stuck.store(false, Ordering::Relaxed);
+                }
+            } else if !was_stuck && since.elapsed() >= STUCK {
+                tracing::error!(worker = number, "worker is stuck: it has done nothing for {STUCK:?}");
+                worker.is_stuck.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Feeds systemd's watchdog while every worker's heart beats: a stuck worker stops the feeding.
+fn feed_watchdog(shared: &Arc<Shared>) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let shared = Arc::clone(shared);
+    spawn_local(async move {
+        let mut last: Vec<u64> = vec![0; shared.workers.len()];
+        let mut stale = Duration::ZERO;
+        let pause = limit / 4;
+        loop {
+            let beats: Vec<u64> = shared.workers.iter().map(|worker| worker.heartbeats.get()).collect();
+            let all_beat = beats.iter().zip(&last).all(|(now, before)| now > before);
+            stale = if all_beat { Duration::ZERO } else { stale + pause };
+            if all_beat {
+                last = beats;
+            }
+            // Hearts beat once a second, so a shorter pause may see none in between.
+            // Workers without sessions end while others drain; the time-out for stopping bounds that.
+            let draining = shared.phase() == Phase::Draining;
+            if draining || stale < Duration::from_secs(3).max(limit / 2) {
+                tell_systemd(&[NotifyState::Watchdog]);
+            }
+            sleep(pause).await;
+        }
+    });
+}
