@@ -30,6 +30,9 @@ const SHORT_SESSIONS: u64 = 4000;
 /// Sessions of the run with upgrades, and the fewest of these.
 const UPGRADE_SESSIONS: u64 = 20_000;
 const UPGRADES: u64 = 100;
+/// Sessions of the run with reloads, and the fewest of these.
+const RELOAD_SESSIONS: u64 = 8000;
+const RELOADS: u64 = 200;
 /// Memory of the daemon that may be left after any number of sessions. Measured: 0.9 to 1.4 MiB, after 4 000 as after
 /// 50 000.
 const MOST_LEFT: u64 = 3 << 20;
@@ -110,6 +113,11 @@ fn while_processes_take_over_from_each_other_every_byte_arrives_too() {
     run(Goal::from_env("SLUICE_TEST_UPGRADE_SESSIONS", UPGRADE_SESSIONS), Trouble::Upgrades);
 }
 
+#[test]
+fn while_configurations_change_every_byte_arrives_too() {
+    run(Goal::from_env("SLUICE_TEST_RELOAD_SESSIONS", RELOAD_SESSIONS), Trouble::Reloads);
+}
+
 /// What happens meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
@@ -118,6 +126,8 @@ enum Trouble {
     FewPipes,
     /// Another process takes over again and again.
     Upgrades,
+    /// Another configuration comes into force again and again.
+    Reloads,
 }
 
 /// One at a time: what one takes away the other would miss, because the daemon gives up the right to more.
@@ -139,7 +149,7 @@ fn run(goal: Goal, trouble: Trouble) -> Verdict {
     });
     let mut daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| match trouble {
         Trouble::FewPipes => without_privilege(command),
-        Trouble::None | Trouble::Upgrades => command,
+        Trouble::None | Trouble::Upgrades | Trouble::Reloads => command,
     });
     let before = Holdings::of(&daemon);
     let begun = Instant::now();
@@ -147,7 +157,11 @@ fn run(goal: Goal, trouble: Trouble) -> Verdict {
     let tail = thread::scope(|scope| {
         let tail = if trouble == Trouble::Upgrades { LogTail::of_several(&daemon) } else { LogTail::new(&daemon) };
         let tail = scope.spawn(|| ledger.judge_records(&daemon, tail, &over));
-        let upgrades = (trouble == Trouble::Upgrades).then(|| scope.spawn(|| upgrade_until(&daemon, &over)));
+        let changing = match trouble {
+            Trouble::Upgrades => Some(scope.spawn(|| upgrade_until(&daemon, &over))),
+            Trouble::Reloads => Some(scope.spawn(|| reload_until(&daemon, &over))),
+            Trouble::None | Trouble::FewPipes => None,
+        };
         if trouble == Trouble::FewPipes {
             scope.spawn(|| take_pipes_away(&over));
         }
@@ -165,8 +179,8 @@ fn run(goal: Goal, trouble: Trouble) -> Verdict {
         // The verdict tells what is missing if they do not all come.
         let _ = within_lag(|| ledger.judge.count() >= ledger.begun());
         drop(end);
-        if let Some(upgrades) = upgrades {
-            upgrades.join().unwrap();
+        if let Some(changing) = changing {
+            changing.join().unwrap();
         }
         tail.join().unwrap()
     });
@@ -204,6 +218,25 @@ fn upgrade_until(daemon: &Daemon, over: &AtomicBool) {
     }
     eprintln!("{count} upgrades with {sessions} sessions, the longest pause {longest:.1} ms");
     assert!(sessions > count, "sessions were open meanwhile: {sessions} in {count} upgrades");
+}
+
+/// Has pools, a listener and limits come, change and go, again and again; the end is as the beginning was.
+fn reload_until(daemon: &Daemon, over: &AtomicBool) {
+    let more = "[[listener]]\nname = \"more\"\nprotocol = \"tcp\"\nbind = [\"{ip}:447\"]\npool = \"more\"\n\
+                [pool.more]\nbackends = [\"{ip}:1001\"]\n";
+    let other = CONFIG.replace("[pool.copy]\n", "[pool.copy]\nconnect-tries = 2\nmax-connections = 5000\n") + more;
+    let (mut count, mut sessions) = (0, 0);
+    while !over.load(Ordering::SeqCst) || count < RELOADS {
+        for body in [&other, CONFIG] {
+            daemon.write_config(body, "workers = 2\n");
+            daemon.reload();
+            sessions += daemon.metric("sluice_connections_active") as u64;
+            count += 1;
+        }
+    }
+    eprintln!("{count} reloads with {sessions} sessions");
+    assert!(sessions > count, "sessions were open meanwhile: {sessions} in {count} reloads");
+    assert_eq!(daemon.metric("sluice_config_generation") as u64, count + 1);
 }
 
 struct SetAtEnd<'a>(&'a AtomicBool);

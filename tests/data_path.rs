@@ -48,6 +48,18 @@ fn bytes_take_the_way_that_the_pool_says() {
         let record = daemon.wait_for_records(1)[0].clone();
         assert!(down.contains(&record["path_down"].as_str().unwrap()), "{relay}: {record}");
         assert_eq!(record["end"], "done", "{record}");
+        // The same in bytes: in status and metrics.
+        let status = daemon.json("/v1/status");
+        let of = |key: &str| -> u64 {
+            status["workers"].as_array().unwrap().iter().map(|worker| worker["moved"][key].as_u64().unwrap()).sum()
+        };
+        let [copied, spliced] = ["copied_down", "spliced_down"].map(of);
+        assert_eq!(copied + spliced, BULK as u64, "{status}");
+        assert_eq!((copied > 0, spliced > 0), (relay != "splice", relay != "copy"), "{status}");
+        let counted = ["copy", "splice"].map(|path| {
+            daemon.metric(&format!("sluice_relay_bytes_total{{path=\"{path}\",direction=\"down\"}}")) as u64
+        });
+        assert_eq!(counted, [copied, spliced]);
     }
     // So many full reads in a row do not come: it is never spliced.
     let address = own_loopback();

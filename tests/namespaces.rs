@@ -89,6 +89,31 @@ fn without_ports_the_surplus_fails_by_itself_and_the_backend_stays_up() {
     });
 }
 
+/// A port is taken for one address at both ends, not for all: `IP_BIND_ADDRESS_NO_PORT`, ip(7).
+#[test]
+fn source_addresses_and_backends_multiply_the_ports() {
+    const EACH: usize = 50;
+    const ALL: usize = 2 * 2 * EACH;
+    let space = Namespace::new();
+    space.enter(|| {
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("40000 {}", 40_000 + EACH - 1)).unwrap();
+        let address = own_loopback();
+        let backends = [1001, 1002].map(|port| Backend::naming((address, port), "a"));
+        let body = "[[listener]]\nname = \"tls\"\nbind = [\"{ip}:443\"]\npool = \"all\"\n[pool.all]\n\
+                    backends = [\"{ip}:1001\", \"{ip}:1002\"]\nsource-address = [\"127.0.0.21\", \"127.0.0.22\"]\n";
+        let daemon = Daemon::start_on(address, body, "workers = 2\n", |command| command);
+        let mut clients: Vec<Client> = (0..ALL + 20).map(|number| Client::new(number, &daemon)).collect();
+        let served = clients.iter_mut().filter_map(|client| client.is_served().then_some(())).count();
+        eprintln!("{served} clients are served over {EACH} ports, 2 source addresses and 2 backends");
+        assert!((ALL - 4..=ALL).contains(&served), "{served} of {ALL}");
+        for backend in &backends {
+            assert!(backend.accepted() as usize >= 2 * EACH - 4, "{} of {}", backend.accepted(), 2 * EACH);
+        }
+        let refused = daemon.wait_for_records(ALL + 20 - served);
+        assert!(refused.iter().all(|record| record["end"] == "local_error"), "{refused:?}");
+    });
+}
+
 #[test]
 fn a_client_that_vanishes_while_idle_is_found() {
     vanish(Leg::Client, Traffic::Idle);
@@ -127,7 +152,7 @@ enum Traffic {
 #[track_caller]
 fn vanish(leg: Leg, traffic: Traffic) {
     let Some((keys, deadline)) = keys(traffic) else {
-        return eprintln!("not tested without SLUICE_TEST_TIMEOUT_KEYS");
+        return eprintln!("not tested with SLUICE_TEST_DEFAULT_TIMES: it takes a quarter of an hour");
     };
     let (near, far) = (Namespace::new(), Namespace::new());
     near.link(&far);
@@ -178,16 +203,14 @@ fn vanish(leg: Leg, traffic: Traffic) {
     drop(gone);
 }
 
-/// Times for both legs, and how long it may take until somebody is missed. Until this version has the keys they are
-/// tested only with `SLUICE_TEST_TIMEOUT_KEYS`; `SLUICE_TEST_DEFAULT_TIMES` waits for the built-in times instead: 60 s
-/// and six probes, 10 s apart.
+/// Times for both legs, and how long it may take until somebody is missed. `SLUICE_TEST_DEFAULT_TIMES` waits for the
+/// built-in times instead: 60 s and six probes, 10 s apart.
 fn keys(traffic: Traffic) -> Option<(&'static str, Duration)> {
-    let keys_are_built = true;
     if env::var_os("SLUICE_TEST_DEFAULT_TIMES").is_some() {
         // Without a user timeout the kernel sends again for a quarter of an hour.
         return (traffic == Traffic::Idle).then_some(("", Duration::from_mins(3)));
     }
-    keys_are_built.then_some(("keepalive = \"1s\"\nuser-timeout = \"3s\"", DEADLINE))
+    Some(("keepalive = \"1s\"\nuser-timeout = \"3s\"", DEADLINE))
 }
 
 /// One that wants a word from the backend and then stays; from an address of its own and a port outside the range:

@@ -253,11 +253,33 @@ fn doctor_names_limits_and_settings() {
     let output = support::sluice().arg("doctor").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for name in
-        ["descriptors", "cpus", "net.core.somaxconn", "ip_local_port_range", "tcp_migrate_req", "pipe", "splice"]
-    {
-        assert!(text.contains(name), "{name} in {text}");
+    for name in [
+        "descriptors",
+        "cpus",
+        "capabilities",
+        "landlock",
+        "net.core.somaxconn",
+        "net.ipv4.ip_local_port_range",
+        "net.ipv4.tcp_migrate_req",
+        "net.ipv4.tcp_notsent_lowat",
+        "net.ipv4.tcp_fastopen",
+        "fs.pipe-user-pages-soft",
+        "splice",
+        "conntrack",
+    ] {
+        assert!(text.lines().any(|line| line.split('\t').next() == Some(name)), "{name} in {text}");
     }
+    // What it says of capabilities is what the process has.
+    let bare = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"];
+    let without = support::servers::program("/usr/bin/setpriv")
+        .args(bare)
+        .arg(env!("CARGO_BIN_EXE_sluice"))
+        .args(["doctor", "--json"])
+        .output()
+        .unwrap();
+    let list: Value = serde_json::from_slice(&without.stdout).unwrap();
+    let found = list.as_array().unwrap().iter().find(|one| one["name"] == "capabilities").unwrap();
+    assert_eq!(found["found"], "none that are of use", "{list:#}");
 }
 
 /// A daemon that logs in another form than the tests' own; lines that it wrote about one client.

@@ -23,7 +23,9 @@ pub use requests::{
     NamesParams, OrderParams, RemoveParams, RouteParams, SessionsParams, SortBy, StopParams, WeightParams,
 };
 pub use sessions::{NameCount, NamesReport, RefusedRecord, RefusedReport, SessionReport};
-pub use status::{ConfigReport, ListenerReport, NameReport, PoolReport, ReloadReport, StatusReport, WorkerReport};
+pub use status::{
+    ConfigReport, ListenerReport, MovedReport, NameReport, PoolReport, ReloadReport, StatusReport, WorkerReport,
+};
 
 /// Version of the JSON dialect.
 pub const VERSION: u32 = 1;

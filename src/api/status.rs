@@ -46,6 +46,25 @@ pub struct WorkerReport {
     pub connections: i64,
     /// Processor time that it has used, in seconds; a second late at most.
     pub cpu_seconds: f64,
+    /// Bytes that it has moved, by way and direction.
+    #[serde(default)]
+    pub moved: MovedReport,
+    /// Whether it has done nothing for five seconds or more.
+    #[serde(default)]
+    pub stuck: bool,
+}
+
+/// Bytes by the way that they took.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct MovedReport {
+    /// Copied from clients.
+    pub copied_up: u64,
+    /// Copied to clients.
+    pub copied_down: u64,
+    /// Spliced from clients.
+    pub spliced_up: u64,
+    /// Spliced to clients.
+    pub spliced_down: u64,
 }
 
 /// One reload.

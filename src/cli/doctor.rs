@@ -10,6 +10,7 @@ use super::{ConfigArgs, DEFAULT_CONFIG, Globals};
 use crate::config::{self, Sources};
 use crate::sys::limits::{allowed_cpus, descriptor_limits, sysctl};
 use crate::sys::pipe::Pipe;
+use crate::sys::privileges;
 
 const COLUMNS: &[Column] = &[
     Column::words("check", "check", Place::Keep),
@@ -27,8 +28,20 @@ struct Finding {
 
 /// Runs `doctor`. Exits with 0 even when something could be better: nothing here keeps the daemon from running.
 pub fn doctor(globals: &Globals, args: &ConfigArgs) -> Exit {
-    let findings =
-        [descriptors(max_connections(args)), cpus(), backlog(), ports(), migrate(), pipes(), pipe_size(), conntrack()];
+    let findings = [
+        descriptors(max_connections(args)),
+        cpus(),
+        capabilities(),
+        landlock(),
+        backlog(),
+        ports(),
+        migrate(),
+        unsent(),
+        fast_open(),
+        pipes(),
+        pipe_size(),
+        conntrack(),
+    ];
     if globals.json {
         let list: Vec<_> = findings
             .iter()
@@ -72,6 +85,36 @@ fn descriptors(connections: u64) -> Finding {
 fn cpus() -> Finding {
     let cpus = allowed_cpus();
     finding("cpus", !cpus.is_empty(), format!("{} usable: one worker each", cpus.len()), "")
+}
+
+/// Of whoever asks; the daemon's own may be others.
+fn capabilities() -> Finding {
+    let held = privileges::capabilities();
+    let first = number("net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
+    let may_bind = first <= 443 || held.iter().any(|one| one == "CAP_NET_BIND_SERVICE");
+    let found = if held.is_empty() { "none that are of use".to_owned() } else { held.join(", ") };
+    let advice = format!("ports below {first} need CAP_NET_BIND_SERVICE (AmbientCapabilities=), or a socket unit");
+    finding("capabilities", may_bind, found, &advice)
+}
+
+fn landlock() -> Finding {
+    let known = privileges::knows_landlock();
+    let found = if known { "the file system is closed at the start" } else { "not in this kernel" };
+    finding("landlock", known, found.to_owned(), "the file system stays open to the daemon: Linux 5.19 with landlock")
+}
+
+/// What a socket holds back unsent is bounded by it: fewer bytes for each system call.
+fn unsent() -> Finding {
+    let found = number("net/ipv4/tcp_notsent_lowat").unwrap_or(u64::from(u32::MAX));
+    let text = if found >= 1 << 30 { "no limit".to_owned() } else { format!("{found} bytes") };
+    let advice = "bulk moves in smaller pieces, at more CPU: sysctl net.ipv4.tcp_notsent_lowat=4294967295";
+    finding("net.ipv4.tcp_notsent_lowat", found >= 128 << 10, text, advice)
+}
+
+fn fast_open() -> Finding {
+    let found = number("net/ipv4/tcp_fastopen").unwrap_or(0);
+    let advice = "`tcp-fast-open` of a pool does nothing: sysctl net.ipv4.tcp_fastopen=1";
+    finding("net.ipv4.tcp_fastopen", found & 1 == 1, found.to_string(), advice)
 }
 
 fn number(name: &str) -> Option<u64> {

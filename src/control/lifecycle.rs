@@ -1,6 +1,7 @@
 //! Start, signals and stop: what the control plane does from its first moment to its last.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +38,18 @@ pub enum Stop {
     Now,
     /// Another process has taken over.
     HandedOver,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grace(Some(grace)) => write!(f, "sessions may run for {} s", grace.as_secs_f64()),
+            Self::Grace(None) => f.write_str("sessions may run for shutdown-grace"),
+            Self::Unlimited => f.write_str("sessions may run without limit"),
+            Self::Now => f.write_str("now"),
+            Self::HandedOver => f.write_str("another process has taken over"),
+        }
+    }
 }
 
 /// What the control plane begins with.
@@ -274,7 +287,7 @@ async fn leave(control: &Handle, mut stop: Stop, more: &mut mpsc::UnboundedRecei
     let global = control.config().global.clone();
     tell_systemd(&[NotifyState::Stopping]);
     control.shared.set_phase(Phase::Leaving);
-    tracing::info!(connections = control.shared.active.load(Ordering::Relaxed), how = ?stop, "stopping");
+    tracing::info!(connections = control.shared.active.load(Ordering::Relaxed), how = %stop, "stopping");
     if stop != Stop::Now && !global.ready_delay.is_zero() {
         tokio::select! {
             () = sleep(global.ready_delay) => {}

@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Handle;
+use super::checks::FULL;
 use crate::api::{Cause, Event, Evidence};
 use crate::config::OnDown;
 use crate::decide::balance::Ramp;
@@ -130,11 +131,13 @@ pub fn go_on_closing(control: &Handle, snapshot: &Snapshot) {
     }
 }
 
-/// Resets the sessions of a backend little by little, as long as it is down.
+/// Resets the sessions of a backend little by little, as long as it is down; not while it is only full, and serves them.
 async fn reset_sessions(control: &Handle, backend: &Arc<Backend>) {
     let matching = Matching::Backend(Arc::clone(backend));
     while backend.standing() == Standing::Down && backend.active.count() > 0 {
-        control.plane.borrow().end_sessions(&matching, CloseReason::BackendDown, RESET_AT_ONCE);
+        if backend.vitals().check.reason != FULL {
+            control.plane.borrow().end_sessions(&matching, CloseReason::BackendDown, RESET_AT_ONCE);
+        }
         sleep(RESET_PAUSE).await;
     }
 }

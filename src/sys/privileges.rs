@@ -101,6 +101,18 @@ pub struct Files {
     pub written: Vec<PathBuf>,
 }
 
+/// Which of the capabilities that are of use here the calling thread may have.
+pub fn capabilities() -> Vec<String> {
+    let has = |one: &Capability| caps::has_cap(None, CapSet::Permitted, *one).unwrap_or(false);
+    [KEPT_FOR_BINDING, KEPT_IN_FORCE].into_iter().filter(has).map(|one| one.to_string()).collect()
+}
+
+/// Whether the kernel can close the file system (`landlock(7)`).
+pub fn knows_landlock() -> bool {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.handle_access(AccessFs::from_all(RIGHTS)).and_then(landlock::Ruleset::create).is_ok()
+}
+
 /// How far the file system was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {

@@ -4,12 +4,13 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use crate::support::authority::Authority;
 use crate::support::checked::{Checked, phases};
 use crate::support::servers::postgres::{Postgres, psql};
 use crate::support::servers::{free_port, printed};
-use crate::support::{Backend, eventually, own_loopback};
+use crate::support::{Backend, Daemon, connect, eventually, own_loopback};
 
 /// A check with these keys.
 fn postgres(keys: &str) -> String {
@@ -119,6 +120,42 @@ fn what_is_not_a_server_with_tls_is_told() {
         let verdict = checked.expect(at, "failed", reason, detail);
         assert_eq!(phases(&verdict), ["connect", "ssl-request"]);
     }
+}
+
+#[test]
+fn sessions_of_a_server_that_is_only_full_are_left_alone() {
+    const PASSWORD: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
+    const FULL: &[u8] = b"E\0\0\0\x18SFATAL\0C53300\0Mfull\0\0";
+    const BROKEN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+    let address = own_loopback();
+    let says = Arc::new(Mutex::new(PASSWORD));
+    let said = Arc::clone(&says);
+    let _checked = Backend::start((address, 1002), move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(*said.lock().unwrap());
+    });
+    let _server = Backend::echo((address, 1001));
+    let body = format!(
+        "[[listener]]\nname = \"l\"\nprotocol = \"tcp\"\nbind = [\"{{ip}}:443\"]\npool = \"p\"\n[pool.p]\non-down = \"close\"\n\
+         [[pool.p.backend]]\nname = \"b\"\naddress = \"{{ip}}:1001\"\n[pool.p.health]\nport = 1002\ninterval = \"50ms\"\n\
+         fast-interval = \"50ms\"\ndown-interval = \"50ms\"\nfall = 1\n{}\n",
+        postgres("")
+    );
+    let daemon = Daemon::start_on(address, &body, "", |command| command);
+    daemon.wait_for_state("b", "up");
+    let mut session = connect(daemon.at(443));
+    let mut echoes = || session.write_all(b"here").and_then(|()| session.read_exact(&mut [0; 4]));
+    echoes().unwrap();
+    *says.lock().unwrap() = FULL;
+    daemon.wait_for_state("b", "down");
+    let failed = || daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"failed\"}");
+    let before = failed();
+    eventually("many more checks find it full", || (failed() >= before + 20.0).then_some(()));
+    echoes().unwrap();
+    // Down already, and now for a reason that concerns the session.
+    *says.lock().unwrap() = BROKEN;
+    eventually("it is reset", || echoes().err());
+    assert_eq!(daemon.wait_for_records(1)[0]["end"], "backend_down");
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub static POOL: SectionKeys = SectionKeys {
             "on-down",
             Kind::Word(&["keep", "close"]),
             "\"keep\"",
-            "Sessions of a backend that goes down: run on, or are reset.",
+            "Sessions of a backend that goes down: run on, or are reset (not where its check finds it only full).",
         ),
         built(
             "queue-timeout",

@@ -33,7 +33,7 @@ use crate::decide::hello::proxy::Version;
 use crate::state::{Backend, CertificateFacts, CheckPhase};
 
 pub use certificate::ExpiryWatch;
-pub use talk::{Failed, Found, Passed, Talk};
+pub use talk::{FULL, Failed, Found, Passed, Talk};
 
 /// What a check says of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use tokio::net::TcpStream;
 
 use super::evidence::{excerpt, harmless};
-use super::{Failed, Passed, Talk};
+use super::{FULL, Failed, Passed, Talk};
 use crate::config::MySql;
 
 /// Length of three bytes, and a number that counts packets.
@@ -74,7 +74,7 @@ impl Dialogue {
                     Meaning::Alive => {
                         Ok(Passed::new("refused_user", format!("{address} is up and refuses us, {words}")))
                     }
-                    Meaning::Full => Err(Failed::new("full", format!("{address} has no free connections, {words}"))),
+                    Meaning::Full => Err(Failed::new(FULL, format!("{address} has no free connections, {words}"))),
                     Meaning::Blocked => Err(Failed::new("blocked", format!("{address} has locked us out, {words}"))),
                     Meaning::Broken => Err(Failed::new("error", format!("{address} answered with {words}"))),
                 }

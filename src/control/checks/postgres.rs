@@ -4,7 +4,7 @@
 
 use super::encryption::{self, Opener};
 use super::evidence::{excerpt, harmless};
-use super::{Failed, Passed, Talk};
+use super::{FULL, Failed, Passed, Talk};
 use crate::config::Postgres;
 use crate::decide::hello::postgres::{SSL_REQUEST, SslAnswer, is_whole_answer, sql_state, ssl_answer, start_up};
 
@@ -87,7 +87,7 @@ fn refusal(talk: &Talk<'_>, packet: &[u8]) -> Result<Passed, Failed> {
     };
     match sql_state(packet).map(Meaning::of) {
         Some(Meaning::Alive) => Ok(Passed::new("refused_user", format!("{address} is up and refuses us: {words}"))),
-        Some(Meaning::Full) => Err(Failed::new("full", format!("{address} has no free connections: {words}"))),
+        Some(Meaning::Full) => Err(Failed::new(FULL, format!("{address} has no free connections: {words}"))),
         Some(Meaning::NotNow) => Err(Failed::new("not_now", format!("{address} takes no connections: {words}"))),
         Some(Meaning::Broken) | None => Err(Failed::new("error", format!("{address} answered with an error: {words}"))),
     }
@@ -98,8 +98,7 @@ fn refusal(talk: &Talk<'_>, packet: &[u8]) -> Result<Passed, Failed> {
 enum Meaning {
     /// It works, and does not know or not want us: 28xxx, 3D000.
     Alive,
-    /// No place for anybody new (53300): it takes none until a check finds one; sessions that run are not touched,
-    /// unless on-down = "close" says so.
+    /// No place for anybody new (53300): it takes none until a check finds one; sessions that run are not touched.
     Full,
     /// It starts, stops or recovers: 57P03.
     NotNow,

@@ -3,7 +3,7 @@
 
 use super::encryption::{self, Opener, Stream};
 use super::evidence::{excerpt, harmless};
-use super::{Failed, Passed, Talk};
+use super::{FULL, Failed, Passed, Talk};
 use crate::config::Redis;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -80,7 +80,7 @@ fn refusal(line: &[u8]) -> Option<(&'static str, Meaning)> {
         b"LOADING" => ("loading", Meaning::Unwell),
         b"MASTERDOWN" => ("masterdown", Meaning::Unwell),
         b"BUSY" => ("busy", Meaning::Unwell),
-        b"ERR" if text.starts_with(b"ERR max number of clients") => ("full", Meaning::Unwell),
+        b"ERR" if text.starts_with(b"ERR max number of clients") => (FULL, Meaning::Unwell),
         _ => ("error", Meaning::Unwell),
     })
 }

@@ -30,6 +30,9 @@ pub struct Passed {
     pub detail: String,
 }
 
+/// Why a backend is not well that has no place for anybody new: those who are there are served all the same.
+pub const FULL: &str = "full";
+
 /// A backend that is not, or of which nothing can be said.
 #[derive(Debug)]
 pub struct Failed {

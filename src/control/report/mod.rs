@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::Control;
-use crate::api::{ConfigReport, Event, ListenerReport, PoolReport, StatusReport, WorkerReport};
+use crate::api::{ConfigReport, Event, ListenerReport, MovedReport, PoolReport, StatusReport, WorkerReport};
 use crate::config;
 use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Pool, Standing};
 
@@ -21,9 +21,14 @@ pub use sessions::{ids, sessions};
 /// The process as a whole.
 pub fn status(control: &Control) -> StatusReport {
     let (shared, snapshot) = (&control.shared, control.snapshot());
-    let worker = |counters: &crate::state::WorkerCounters| WorkerReport {
-        connections: counters.connections.load(Ordering::Relaxed),
-        cpu_seconds: counters.cpu_micros.load(Ordering::Relaxed) as f64 / 1e6,
+    let worker = |counters: &crate::state::WorkerCounters| {
+        let [copied_up, copied_down, spliced_up, spliced_down] = counters.relayed.each_ref().map(Counter::get);
+        WorkerReport {
+            connections: counters.connections.load(Ordering::Relaxed),
+            cpu_seconds: counters.cpu_micros.load(Ordering::Relaxed) as f64 / 1e6,
+            moved: MovedReport { copied_up, copied_down, spliced_up, spliced_down },
+            stuck: counters.is_stuck.load(Ordering::Relaxed),
+        }
     };
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
