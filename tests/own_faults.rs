@@ -90,6 +90,30 @@ fn panic_in_a_session_ends_it_alone() {
 }
 
 #[test]
+fn session_whose_record_cannot_be_written_leaves_nothing_behind() {
+    const FAULTS: usize = 30;
+    let (mut daemon, _backend) = start("recording:fault.test");
+    let before = daemon.descriptors();
+    for _ in 0..FAULTS {
+        drop(session(&daemon, "fault.test"));
+        drop(session(&daemon, "a.test"));
+    }
+    eventually("all faults are counted", || {
+        (daemon.metric("sluice_worker_faults_total{worker=\"0\"}") == FAULTS as f64).then_some(())
+    });
+    let records = daemon.wait_for_records(FAULTS);
+    assert!(records.iter().all(|record| record["sni"] == "a.test"), "{records:?}");
+    eventually("all places are given back", || {
+        let status = daemon.json("/v1/status");
+        (status["connections"] == 0 && status["pools"][0]["active"] == 0).then_some(())
+    });
+    eventually("and descriptors", || (daemon.descriptors() <= before).then_some(()));
+    // Nobody waits for them.
+    daemon.signal(Signal::SIGQUIT);
+    assert!(daemon.wait_for_exit().success());
+}
+
+#[test]
 fn panic_outside_of_sessions_ends_the_process() {
     // A worker's third heartbeat.
     let (mut daemon, _backend) = start("beating:3");

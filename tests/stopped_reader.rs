@@ -21,7 +21,7 @@ use support::pump::Content;
 use support::{Backend, DEADLINE, Daemon, connect, eventually, own_loopback};
 
 /// More than all socket buffers on the way hold.
-const PUSHED: Content = Content { offset: 12_345, length: 64 << 20 };
+const PUSHED: Content = Content { offset: 12_345, length: 96 << 20 };
 
 /// How long readers stop once everything stands still.
 const STOP: Duration = Duration::from_secs(3);

@@ -131,9 +131,9 @@ impl Comparison<'_> {
                 continue;
             };
             let fate = format!("its open sessions are {}", self.removed_become());
-            self.keys(&what, "", table, now, &|key| match (kind, key, now.contains_key(key)) {
+            self.keys(&what, "", table, now, &|key| match (kind, key, table.contains_key(key)) {
                 // A route without conditions.
-                ("listener", "pool", false) => fate.clone(),
+                ("listener", "pool", true) => fate.clone(),
                 _ => effect_of(kind, key).to_owned(),
             });
             match kind {
@@ -272,6 +272,14 @@ fn pools(root: &Toml) -> Vec<(String, Toml)> {
     pools.filter_map(|(name, table)| Some((name.clone(), table.as_table()?.clone()))).collect()
 }
 
+/// The order of a list in a route says nothing.
 fn routes(listener: &Toml) -> Vec<String> {
-    listener.get("route").and_then(Value::as_array).into_iter().flatten().map(ToString::to_string).collect()
+    let sorted = |route: &Value| {
+        let mut route = route.clone();
+        for list in route.as_table_mut().into_iter().flatten().filter_map(|(_, value)| value.as_array_mut()) {
+            list.sort_by_key(ToString::to_string);
+        }
+        route.to_string()
+    };
+    listener.get("route").and_then(Value::as_array).into_iter().flatten().map(sorted).collect()
 }

@@ -100,7 +100,12 @@ fn capabilities() -> Finding {
 fn landlock() -> Finding {
     let known = privileges::knows_landlock();
     let found = if known { "the file system is closed at the start" } else { "not in this kernel" };
-    finding("landlock", known, found.to_owned(), "the file system stays open to the daemon: Linux 5.19 with landlock")
+    finding(
+        "landlock",
+        known,
+        found.to_owned(),
+        "the file system stays open to the daemon: needs Linux 5.13 with landlock",
+    )
 }
 
 /// What a socket holds back unsent is bounded by it: fewer bytes for each system call.

@@ -250,7 +250,7 @@ fn read_route(
         }
         (true, false) => {
             let pool = pool?;
-            (RouteTarget::Pool(pool), format!("pool {}", pools[pool].name))
+            (RouteTarget::Pool(pool), pools[pool].as_target())
         }
         (false, true) => {
             let reject = reject?;

@@ -346,14 +346,14 @@ pub struct WrittenRoute {
 }
 
 impl WrittenRoute {
-    /// What [`Route::identity`] is for these conditions and a pool or way to reject, as it is called in the file.
-    fn identity(&self, target: &str) -> u64 {
+    /// What [`Route::identity`] is for these conditions and this target, `pool NAME` or `reject WORD`. The order in lists
+    /// says nothing. A listener's own pool is a route without conditions.
+    pub fn identity(&self, target: &str) -> u64 {
         let mut hasher = SipHasher13::new();
         for list in [&self.sni, &self.alpn, &self.from, &self.first_bytes] {
-            hasher.write_usize(list.len());
-            for text in list {
-                text.hash(&mut hasher);
-            }
+            let mut list: Vec<&str> = list.iter().map(String::as_str).collect();
+            list.sort_unstable();
+            list.hash(&mut hasher);
         }
         self.tls_min.hash(&mut hasher);
         target.hash(&mut hasher);

@@ -12,7 +12,7 @@ use super::health::read_health;
 use super::keys::POOL;
 use super::nearest::{NAME_HINT, is_name};
 use super::section::{At, Section};
-use super::{Backend, Code, HealthCheck, Place, Problems, RelayPath};
+use super::{Backend, Code, HealthCheck, Place, Problems, RelayPath, WrittenRoute};
 use crate::decide::balance::{Balancer, Hashing, KeyPart, Member, Method};
 use crate::decide::health::Patience;
 use crate::decide::hello::proxy::Version;
@@ -66,6 +66,18 @@ pub struct Pool {
     pub max_ejected: f64,
     /// The check; `None`: live traffic alone decides.
     pub health: Option<HealthCheck>,
+}
+
+impl Pool {
+    /// What a route that leads here is called as a target.
+    pub fn as_target(&self) -> String {
+        format!("pool {}", self.name)
+    }
+
+    /// [`Route::identity`](super::Route::identity) of the own pool of a listener.
+    pub fn own_route(&self) -> u64 {
+        WrittenRoute::default().identity(&self.as_target())
+    }
 }
 
 /// Whether a backend gets a client's first bytes in the SYN (RFC 7413).

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::lifecycle::tell_systemd;
 use crate::state::{Phase, Shared};
 
-/// A heart that beats every second and has not for so long is a stuck worker.
-const STUCK: Duration = Duration::from_secs(5);
+/// How often hearts are looked at, which beat as often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row without a beat that make a stuck worker.
+const STUCK: u32 = 5;
 
 /// Watches them from now on.
 pub fn watch(shared: &Arc<Shared>) {
@@ -22,22 +24,26 @@ pub fn watch(shared: &Arc<Shared>) {
 
 /// Says in log and metrics when a worker's heart has stopped, and when it beats again.
 async fn report(shared: Arc<Shared>) {
-    let mut last: Vec<(u64, Instant)> = vec![(0, Instant::now()); shared.workers.len()];
+    let mut last: Vec<(u64, u32)> = vec![(0, 0); shared.workers.len()];
     loop {
-        sleep(Duration::from_secs(1)).await;
-        for (number, (worker, (beats, since))) in shared.workers.iter().zip(&mut last).enumerate() {
+        sleep(LOOK).await;
+        for (number, (worker, (beats, missed))) in shared.workers.iter().zip(&mut last).enumerate() {
             let now = worker.heartbeats.get();
             let was_stuck = worker.is_stuck.load(Ordering::Relaxed);
-            // Workers without sessions end while others drain.
-            if now != *beats || shared.phase() == Phase::Draining {
-                (*beats, *since) = (now, Instant::now());
+            if now != *beats {
+                (*beats, *missed) = (now, 0);
                 if was_stuck {
                     tracing::warn!(worker = number, "worker goes on");
                     worker.is_stuck.store(false, Ordering::Relaxed);
                 }
-            } else if !was_stuck && since.elapsed() >= STUCK {
-                tracing::error!(worker = number, "worker is stuck: it has done nothing for {STUCK:?}");
-                worker.is_stuck.store(true, Ordering::Relaxed);
+            } else if shared.phase() != Phase::Draining {
+                // Workers without sessions end while others drain. Looks are counted, not time: a process that was
+                // stopped for a while had its workers stopped as well.
+                *missed += 1;
+                if !was_stuck && *missed == STUCK {
+                    tracing::error!(worker = number, "worker is stuck: it has done nothing for {STUCK} s");
+                    worker.is_stuck.store(true, Ordering::Relaxed);
+                }
             }
         }
     }

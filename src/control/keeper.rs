@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::checks::{Finding, Verdict};
+use super::checks::{FULL, Finding, Verdict};
 use super::prober::Prober;
 use super::standing::{Change, follow};
 use super::{Control, Handle};
@@ -164,6 +164,11 @@ impl Keeper {
                 Finding::Well => vitals.checks_ok += 1,
                 Finding::Unwell => vitals.checks_failed += 1,
                 Finding::Nothing => vitals.checks_void += 1,
+            }
+            // One that is about to have places again, or that nothing can be said of, is no worse than before.
+            if verdict.finding == Finding::Unwell {
+                let fall = check.thresholds.fall;
+                vitals.full = if verdict.reason == FULL { fall } else { vitals.full.saturating_sub(1) };
             }
             let report = &mut vitals.check;
             if verdict.finding != Finding::Nothing {

@@ -16,7 +16,7 @@ use crate::api::ReloadReport;
 use crate::config::{self, Config, RemovedSessions, Severity, Sources, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
-use crate::state::{Backend, DEFAULT_ROUTE, Listener, Matching, Rules, Snapshot, Supplement};
+use crate::state::{Backend, Matching, Rules, Snapshot, Supplement, removed_rules};
 
 /// Longest wait for the workers.
 const INSTALL_LIMIT: Duration = Duration::from_secs(2);
@@ -190,7 +190,7 @@ pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapsh
     standing::sum_up_all(control, &snapshot);
     let removed = removed_backends(old, &snapshot);
     end_removed(control, &removed, &snapshot.config);
-    end_unrouted(control, removed_rules(rules(old), &rules(&snapshot)), &snapshot.config);
+    end_unrouted(control, removed_rules(old.rules(), &snapshot.rules()), &snapshot.config);
     // Words may have come back with their backend, and some of their time may be over.
     control.clock.notify_one();
     if members::settle(control, &removed, &snapshot) {
@@ -215,47 +215,29 @@ fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {
     all.filter(|backend| !kept.contains(&Arc::as_ptr(backend))).cloned().collect()
 }
 
-/// The rules of all listeners.
-fn rules(snapshot: &Snapshot) -> Rules {
-    let of = |listener: &Arc<Listener>| {
-        let own = listener.config.pool.map(|_| DEFAULT_ROUTE);
-        let rules = listener.config.routes.iter().map(|route| route.identity).chain(own).collect();
-        (Arc::clone(&listener.config.name), rules)
-    };
-    snapshot.listeners.iter().map(of).collect()
-}
-
-/// Those of `old` that are not among `new`.
-fn removed_rules(mut old: Rules, new: &Rules) -> Rules {
-    for (listener, rules) in &mut old {
-        rules.retain(|rule| !new.get(listener).is_some_and(|new| new.contains(rule)));
-    }
-    old.retain(|_, rules| !rules.is_empty());
-    old
-}
-
 /// Ends the sessions that rules have routed which are not in force any more, as `removed-sessions` says.
-fn end_unrouted(control: &Handle, removed: Rules, config: &Config) {
-    if removed.is_empty() {
-        return;
-    }
+pub fn end_unrouted(control: &Handle, removed: Rules, config: &Config) {
+    let (wait, at_once) = match (config.global.removed_sessions, config.global.shutdown_grace) {
+        // Who is in its hello now is still routed as it was.
+        (RemovedSessions::Close, _) => (config.listeners.iter().map(|l| l.hello_timeout).max(), true),
+        (RemovedSessions::Drain, grace) => (grace, false),
+        (RemovedSessions::Keep, _) => (None, false),
+    };
+    let Some(wait) = wait.filter(|_| !removed.is_empty()) else { return };
     let end = |control: &Handle, removed: Rules| {
         let matching = Matching::Routes(Arc::new(removed));
         control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
     };
-    match (config.global.removed_sessions, config.global.shutdown_grace) {
-        (RemovedSessions::Close, _) => end(control, removed),
-        (RemovedSessions::Drain, Some(grace)) => {
-            let control = Handle::clone(control);
-            tokio::task::spawn_local(async move {
-                sleep(grace).await;
-                // A rule may be back by then.
-                let removed = removed_rules(removed, &rules(&control.snapshot()));
-                end(&control, removed);
-            });
-        }
-        (RemovedSessions::Drain, None) | (RemovedSessions::Keep, _) => {}
+    if at_once {
+        end(control, removed.clone());
     }
+    let control = Handle::clone(control);
+    tokio::task::spawn_local(async move {
+        sleep(wait).await;
+        // A rule may be back by then.
+        let removed = removed_rules(removed, &control.snapshot().rules());
+        end(&control, removed);
+    });
 }
 
 /// Ends the sessions of backends that are not in force any more, as `removed-sessions` says.

@@ -9,7 +9,6 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Handle;
-use super::checks::FULL;
 use crate::api::{Cause, Event, Evidence};
 use crate::config::OnDown;
 use crate::decide::balance::Ramp;
@@ -135,7 +134,7 @@ pub fn go_on_closing(control: &Handle, snapshot: &Snapshot) {
 async fn reset_sessions(control: &Handle, backend: &Arc<Backend>) {
     let matching = Matching::Backend(Arc::clone(backend));
     while backend.standing() == Standing::Down && backend.active.count() > 0 {
-        if backend.vitals().check.reason != FULL {
+        if backend.look(|vitals| vitals.full == 0) {
             control.plane.borrow().end_sessions(&matching, CloseReason::BackendDown, RESET_AT_ONCE);
         }
         sleep(RESET_PAUSE).await;

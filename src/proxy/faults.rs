@@ -3,12 +3,16 @@
 
 use std::backtrace::Backtrace;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{process, thread};
 
 /// How the threads of workers are called; their number follows.
 pub const WORKER_THREAD: &str = "worker-";
 
+/// Panics whose way is shown.
+const MOST_BACKTRACES: u32 = 10;
+static SHOWN: AtomicU32 = AtomicU32::new(0);
 /// How long the log may take to write what the process ends of.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -28,8 +32,12 @@ fn report(panic: &PanicHookInfo<'_>) {
     let words = payload.downcast_ref::<&str>().copied();
     let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words");
     let current = thread::current();
-    let backtrace = Backtrace::force_capture();
-    tracing::error!(place, panic = words, thread = current.name(), %backtrace, "a fault of sluice: please report it");
+    // The way there is dear, and the same again and again.
+    let is_new = SHOWN.fetch_add(1, Ordering::Relaxed) < MOST_BACKTRACES;
+    let backtrace = is_new.then(|| Backtrace::force_capture().to_string());
+    // Also where it does not depend on the log, which may be what has the fault.
+    eprintln!("sluice: a fault at {place}: {words}");
+    tracing::error!(place, panic = words, thread = current.name(), backtrace, "a fault of sluice: please report it");
 }
 
 fn abort() -> ! {

@@ -11,7 +11,7 @@ use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::{Ask, MemberId, Method, Tried};
 use crate::decide::close::CloseReason;
-use crate::state::{HealthIgnored, Places, Room, Turn};
+use crate::state::{HealthIgnored, Places, Room, Taken, Turn};
 use crate::sys::clock::coarse_ms;
 
 /// A place at a backend and in its pool: counted from the pick on, given back exactly once, by being dropped.
@@ -175,6 +175,15 @@ async fn wait(
     }
 }
 
+/// A place of a pool that is taken and has no seat yet.
+struct PoolPlace<'a>(&'a Taken);
+
+impl Drop for PoolPlace<'_> {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
 impl PoolView {
     fn places(&self) -> &Places {
         &self.brief.state.places
@@ -187,15 +196,10 @@ impl PoolView {
         if facts.seat.is_none() && !taken.take(None) {
             return Err(NoSeat::PoolFull);
         }
-        let member = match self.enter_next(worker, wanted) {
-            Ok(member) => member,
-            Err(no_seat) => {
-                if facts.seat.is_none() {
-                    taken.give_back();
-                }
-                return Err(no_seat);
-            }
-        };
+        // Given back unless a seat is had: also when a fault is in the way.
+        let place = facts.seat.is_none().then(|| PoolPlace(taken));
+        let member = self.enter_next(worker, wanted)?;
+        std::mem::forget(place);
         let backend = Rc::clone(&self.backends[member]);
         match &mut facts.seat {
             Some(seat) => seat.change_to(backend),

@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::connect::start;
+use super::faults::essential;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::MemberId;
@@ -80,7 +81,7 @@ impl PoolView {
             if now >= shelf.not_before_ms.get() {
                 for _ in there..wanted {
                     shelf.coming.set(shelf.coming.get() + 1);
-                    spawn_local(Rc::clone(self).bring(Rc::clone(worker), member));
+                    spawn_local(essential(Rc::clone(self).bring(Rc::clone(worker), member)));
                 }
             }
         }

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::faults;
 use super::record_line::{Load, RecordLine};
 use super::session::{Facts, Session};
 use super::worker::Worker;
@@ -51,9 +52,16 @@ pub fn established(worker: &Worker, session: &Session) {
 
 /// The connection is over: counts, gives its places back, and writes the record.
 pub fn finish(worker: &Worker, session: &Session, reason: CloseReason) {
-    count(worker, session, reason);
-    if worker.records_ends() && is_recorded(worker, session, reason) {
-        write(worker, session, Some(reason));
+    // Whatever becomes of its record, its places are given back.
+    let recorded = faults::contained(|| {
+        count(worker, session, reason);
+        if worker.records_ends() && is_recorded(worker, session, reason) {
+            faults::provoke("recording", || session.server_name());
+            write(worker, session, Some(reason));
+        }
+    });
+    if recorded.is_none() {
+        worker.counters().faults.add(1);
     }
     leave(worker, session);
 }

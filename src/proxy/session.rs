@@ -196,7 +196,7 @@ impl Session {
     }
 
     /// The server name of its hello.
-    fn server_name(&self) -> Option<String> {
+    pub fn server_name(&self) -> Option<String> {
         self.facts.borrow().hello.as_ref()?.sni.as_deref().map(str::to_owned)
     }
 

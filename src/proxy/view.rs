@@ -15,7 +15,7 @@ use crate::decide::balance::Turns;
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
-    Backend, BackendShard, DEFAULT_ROUTE, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
+    Backend, BackendShard, Listener, ListenerShard, ListenerState, Pool, PoolShard, PoolState, Snapshot,
 };
 use crate::sys::socket::FirstSpeaker;
 
@@ -233,7 +233,10 @@ pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, 
             brief: Rc::new(brief),
             pools: Rc::clone(&pools),
             routes: listener.config.routes.iter().map(route).collect(),
-            default_route: Rc::new(RouteBrief { origin: "default".into(), identity: DEFAULT_ROUTE }),
+            default_route: Rc::new(RouteBrief {
+                origin: "default".into(),
+                identity: listener.config.pool.map_or(0, |pool| snapshot.config.pools[pool].own_route()),
+            }),
             relay: listener.config.only_pool(),
         })
     };

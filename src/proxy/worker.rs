@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 
 use super::command::Command;
 use super::doors::{self, Doors, install};
-use super::faults::{Essential, WORKER_THREAD, essential, provoke};
+use super::faults::{self, Essential, WORKER_THREAD, essential, provoke};
 use super::forward::Pipes;
 use super::hand_over;
 use super::hold::Held;
@@ -214,7 +214,7 @@ impl Worker {
         match command {
             // Whoever asked may not want to know, or have gone away.
             Command::End { matching, reason, most, answer } => _ = answer.send(self.end(&matching, reason, most)),
-            Command::List(wanted, answer) => drop(spawn_local(list(Rc::clone(self), wanted, answer))),
+            Command::List(wanted, answer) => drop(spawn_local(essential(list(Rc::clone(self), wanted, answer)))),
             // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
             Command::Meet(peers) => drop(self.peers.replace(peers)),
@@ -300,8 +300,12 @@ impl Worker {
     /// Appends a record line that `write` formats.
     pub fn record(&self, write: impl FnOnce(&mut Vec<u8>, LogFormat)) {
         let mut records = self.records.borrow_mut();
-        let was_empty = records.is_empty();
-        write(&mut records, self.log.borrow().format);
+        let (was_empty, length) = (records.is_empty(), records.len());
+        if faults::contained(|| write(&mut records, self.log.borrow().format)).is_none() {
+            // Half a line would spoil the next one.
+            records.truncate(length);
+            self.counters().faults.add(1);
+        }
         let full = records.len() >= RECORD_BATCH;
         drop(records);
         if full {

@@ -151,6 +151,9 @@ pub struct Vitals {
     pub since: jiff::Timestamp,
     /// The last check.
     pub check: CheckReport,
+    /// Failures of another kind in a row that it takes until it is more than only full: it serves those who are there.
+    #[serde(default)]
+    pub full: u32,
     /// Checks that succeeded.
     pub checks_ok: u64,
     /// Checks that failed.
@@ -250,6 +253,7 @@ impl Backend {
                 ejections: 0,
                 since: jiff::Timestamp::now(),
                 check: CheckReport::default(),
+                full: 0,
                 checks_ok: 0,
                 checks_failed: 0,
                 checks_void: 0,

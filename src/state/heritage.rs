@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::{Backend, Vitals};
 use super::counters::{ListenerState, PoolState};
+use super::matching::{Rules, removed_rules};
 use super::refused::RefusedHello;
 use super::snapshot::Snapshot;
 use super::trend::TrendCopy;
@@ -32,6 +33,8 @@ pub struct Heritage {
     listeners: BTreeMap<String, ListenerCopy>,
     pools: BTreeMap<String, PoolCopy>,
     backends: Vec<BackendCopy>,
+    #[serde(default)]
+    rules: Rules,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,6 +92,7 @@ impl Heritage {
             listeners: snapshot.listeners.iter().map(listener).collect(),
             pools: snapshot.pools.iter().map(pool).collect(),
             backends: snapshot.backends().map(backend).collect(),
+            rules: snapshot.rules(),
         }
     }
 
@@ -133,6 +137,7 @@ impl Heritage {
             pools: snapshot.pools.iter().map(|p| (Arc::clone(&p.state.name), Arc::clone(&p.state))).collect(),
             backends: snapshot.backends().map(|(_, backend)| (identity(backend), Arc::clone(backend))).collect(),
             gone: Vec::new(),
+            gone_rules: removed_rules(self.rules.clone(), &snapshot.rules()),
         };
         for copy in &self.backends {
             let identity = (Arc::clone(&copy.pool), Arc::clone(&copy.name), copy.address);
@@ -162,6 +167,7 @@ pub struct Heirs {
     pools: HashMap<Arc<str>, Arc<PoolState>>,
     backends: HashMap<Identity, Arc<Backend>>,
     gone: Vec<Arc<Backend>>,
+    gone_rules: Rules,
 }
 
 impl Heirs {
@@ -184,6 +190,11 @@ impl Heirs {
             let (pool, name, address) = identity;
             Arc::new(Backend::new(pool, name, address, Health::Unchecked, self.workers))
         })
+    }
+
+    /// Rules that were in force there and are not here.
+    pub fn gone_rules(&self) -> &Rules {
+        &self.gone_rules
     }
 
     /// Backends that were in force there and are not here.

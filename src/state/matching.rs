@@ -18,9 +18,15 @@ pub enum Matching {
     Routes(Arc<Rules>),
 }
 
-/// Rules by the name of their listener, as [`Route::identity`](crate::config::Route::identity) has them, and
-/// [`DEFAULT_ROUTE`] for a listener's own pool.
+/// Rules by the name of their listener, as [`Route::identity`](crate::config::Route::identity) has them; a listener's own
+/// pool is one without conditions.
 pub type Rules = HashMap<Arc<str>, HashSet<u64>>;
 
-/// Stands for a listener's own pool among rules.
-pub const DEFAULT_ROUTE: u64 = 1;
+/// Those of `old` that are not among `new`.
+pub fn removed_rules(mut old: Rules, new: &Rules) -> Rules {
+    for (listener, rules) in &mut old {
+        rules.retain(|rule| !new.get(listener).is_some_and(|new| new.contains(rule)));
+    }
+    old.retain(|_, rules| !rules.is_empty());
+    old
+}

@@ -41,7 +41,7 @@ pub use heritage::{Heirs, Heritage, Identity, identity};
 pub use histogram::{Buckets, HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 pub use live::{LiveSigns, Observation};
 pub use log::{LogMessage, LogOutput, LogSink};
-pub use matching::{DEFAULT_ROUTE, Matching, Rules};
+pub use matching::{Matching, Rules, removed_rules};
 pub use names::{MOST_MEMBERS, NameReports, Resolution, targets};
 pub use operators::{Absent, Addition, Operators, Supplement};
 pub use overrides::{Admin, DrainPlan, Overrides, Word, Words};

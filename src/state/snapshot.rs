@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::backend::{AgentOrders, Backend, HealthIgnored};
 use super::counters::{ListenerState, PoolState};
+use super::matching::Rules;
 use super::names::Members;
 use super::operators::Supplement;
 use super::overrides::Overrides;
@@ -174,6 +175,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The rules of all listeners.
+    pub fn rules(&self) -> Rules {
+        let of = |listener: &Arc<Listener>| {
+            let own = listener.config.pool.map(|pool| self.config.pools[pool].own_route());
+            let rules = listener.config.routes.iter().map(|route| route.identity).chain(own).collect();
+            (Arc::clone(&listener.config.name), rules)
+        };
+        self.listeners.iter().map(of).collect()
+    }
+
     /// Builds a generation; listeners, pools and backends that `previous` has too keep their state.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ pub fn capabilities() -> Vec<String> {
 /// Whether the kernel can close the file system (`landlock(7)`).
 pub fn knows_landlock() -> bool {
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    ruleset.handle_access(AccessFs::from_all(RIGHTS)).and_then(landlock::Ruleset::create).is_ok()
+    ruleset.handle_access(AccessFs::from_all(ABI::V1)).and_then(landlock::Ruleset::create).is_ok()
 }
 
 /// How far the file system was closed.

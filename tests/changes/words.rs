@@ -99,7 +99,7 @@ fn a_word_for_a_while_ends_on_time_and_uncovers_the_lasting_one() {
     scene.say("weight", &json!({ "backend": "a/one", "weight": 50 }));
     let begun = Instant::now();
     scene.say("weight", &json!({ "backend": "a/one", "weight": 7, "for_ms": 3000 }));
-    scene.say("drain", &json!({ "backend": "a/one", "for_ms": 20000 }));
+    scene.say("drain", &json!({ "backend": "a/one", "for_ms": 3000 }));
     let row = scene.row("one");
     assert_eq!(
         (&row["state"], &row["override"]["weight"], &row["effective_weight"]),

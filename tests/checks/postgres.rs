@@ -138,7 +138,7 @@ fn sessions_of_a_server_that_is_only_full_are_left_alone() {
     let body = format!(
         "[[listener]]\nname = \"l\"\nprotocol = \"tcp\"\nbind = [\"{{ip}}:443\"]\npool = \"p\"\n[pool.p]\non-down = \"close\"\n\
          [[pool.p.backend]]\nname = \"b\"\naddress = \"{{ip}}:1001\"\n[pool.p.health]\nport = 1002\ninterval = \"50ms\"\n\
-         fast-interval = \"50ms\"\ndown-interval = \"50ms\"\nfall = 1\n{}\n",
+         fast-interval = \"50ms\"\ndown-interval = \"50ms\"\nfall = 1\nrise = 100\n{}\n",
         postgres("")
     );
     let daemon = Daemon::start_on(address, &body, "", |command| command);
@@ -149,8 +149,19 @@ fn sessions_of_a_server_that_is_only_full_are_left_alone() {
     *says.lock().unwrap() = FULL;
     daemon.wait_for_state("b", "down");
     let failed = || daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"failed\"}");
+    let well = || daemon.metric("sluice_backend_checks_total{pool=\"p\",backend=\"b\",result=\"ok\"}");
     let before = failed();
     eventually("many more checks find it full", || (failed() >= before + 20.0).then_some(()));
+    echoes().unwrap();
+    // About to be well, and full again: it was never worse than full.
+    for _ in 0..3 {
+        *says.lock().unwrap() = PASSWORD;
+        let before = well();
+        eventually("one finds a place", || (well() > before).then_some(()));
+        *says.lock().unwrap() = FULL;
+        let before = failed();
+        eventually("none does", || (failed() > before).then_some(()));
+    }
     echoes().unwrap();
     // Down already, and now for a reason that concerns the session.
     *says.lock().unwrap() = BROKEN;

@@ -267,8 +267,19 @@ fn sessions_of_removed_routes_are_kept_drained_or_closed() {
     // Lines move, and the first rule takes another's place: what counts is what a rule says.
     let without_rule = format!("\n\n{}", routed("\"b.test\"", own));
     let without_own = format!("\n{}", routed("\"a.test\", \"b.test\"", ""));
+    // The order in a list says nothing; another pool is another route.
+    let same = routed("\"b.test\", \"a.test\"", own);
+    let other_own =
+        format!("{}[pool.q]\nbackends = [\"{{ip}}:1001\"]\n", routed("\"b.test\", \"a.test\"", "pool = \"q\""));
     for (word, ends) in [("keep", false), ("close", true), ("drain", true)] {
-        for (after, ended) in [(&without_rule, "a.test"), (&without_own, "none.test")] {
+        for (after, ended, by_upgrade) in [
+            (&without_rule, "a.test", false),
+            (&without_own, "none.test", false),
+            (&other_own, "none.test", false),
+            (&same, "nobody", false),
+            (&without_rule, "a.test", true),
+        ] {
+            let ends = ends && ended != "nobody";
             let address = own_loopback();
             let _backend = Backend::echo((address, 1001));
             let global = format!("removed-sessions = \"{word}\"\nshutdown-grace = \"200ms\"\n");
@@ -279,7 +290,11 @@ fn sessions_of_removed_routes_are_kept_drained_or_closed() {
                 (name, stream)
             });
             daemon.write_config(after, &global);
-            daemon.reload();
+            if by_upgrade {
+                daemon.upgrade();
+            } else {
+                daemon.reload();
+            }
             for (name, stream) in &mut open {
                 if ends && *name == ended {
                     assert!(stream.read(&mut [0; 1]).is_err(), "{word}: reset");
@@ -299,6 +314,31 @@ fn sessions_of_removed_routes_are_kept_drained_or_closed() {
             }
         }
     }
+}
+
+#[test]
+fn a_session_in_its_hello_does_not_outlive_its_route() {
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let global = "removed-sessions = \"close\"\n";
+    let body = |name: &str| {
+        format!(
+            "[[listener]]\nname = \"tls\"\nbind = [\"{{ip}}:443\"]\nhello-timeout = \"3s\"\n[[listener.route]]\n\
+             sni = [\"{name}\"]\npool = \"p\"\n[pool.p]\nbackends = [\"{{ip}}:1001\"]\n"
+        )
+    };
+    let daemon = Daemon::start_on(address, &body("a.test"), global, |command| command);
+    let mut stream = connect(daemon.at(443));
+    let hello = client_hello(Some("a.test"), &[]);
+    stream.write_all(&hello[..hello.len() / 2]).unwrap();
+    eventually("it is accepted", || (daemon.metric("sluice_connections_active") == 1.0).then_some(()));
+    daemon.write_config(&body("b.test"), global);
+    daemon.reload();
+    // It is routed as it was when it came, and ends once nobody can be in a hello of that time any more.
+    stream.write_all(&hello[hello.len() / 2..]).unwrap();
+    stream.read_exact(&mut vec![0; hello.len()]).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "reset");
+    assert_eq!(daemon.wait_for_records(1)[0]["end"], "drained");
 }
 
 #[test]

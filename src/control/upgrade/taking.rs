@@ -146,6 +146,7 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     control.plane.borrow().go_on();
     receive_counts(control, snapshot, &heir.channel, &heirs);
     reload::end_removed(control, heirs.gone(), &snapshot.config);
+    reload::end_unrouted(control, heirs.gone_rules().clone(), &snapshot.config);
     follow(control, snapshot, heir, heirs);
     Ok(sessions)
 }
@@ -211,6 +212,7 @@ fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<He
                     own.plane.borrow().take_up_late(late, parcel, &heirs);
                     late += 1;
                     reload::end_removed(&own, heirs.gone(), &snapshot.config);
+                    reload::end_unrouted(&own, heirs.gone_rules().clone(), &snapshot.config);
                 }
                 Ok(Heard::Word(Word::Counts(tallies), _)) => {
                     drop(own.plane.borrow().count(&Arc::new(*tallies), &snapshot));
