@@ -278,8 +278,14 @@ fn doctor_names_limits_and_settings() {
         .output()
         .unwrap();
     let list: Value = serde_json::from_slice(&without.stdout).unwrap();
-    let found = list.as_array().unwrap().iter().find(|one| one["name"] == "capabilities").unwrap();
-    assert_eq!(found["found"], "none that are of use", "{list:#}");
+    let found = |name: &str| {
+        let one = list.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+        one["found"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(found("capabilities"), "none that are of use");
+    // Whoever it runs as.
+    let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap();
+    assert!(found("fs.pipe-user-pages-soft").starts_with(&format!("{} pages: ", pages.trim())), "{list:#}");
 }
 
 /// A daemon that logs in another form than the tests' own; lines that it wrote about one client.
