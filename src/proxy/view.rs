@@ -243,3 +243,23 @@ pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, 
     let listeners = snapshot.listeners.iter().map(view).collect();
     (pools, listeners)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_listener_win_over_those_of_the_pool_for_its_clients() {
+        let after = Duration::from_secs;
+        let pool = Leg { user_timeout: Some(after(30)), keepalive: None };
+        let leg = |user_timeout, keepalive| {
+            let state = Arc::new(ListenerState::new("l".into(), 1));
+            let brief = ListenerBrief { state, idle_ms: None, half_close_ms: None, user_timeout, keepalive, worker: 0 };
+            let Leg { user_timeout, keepalive } = brief.client_leg(pool);
+            (user_timeout, keepalive)
+        };
+        assert_eq!(leg(None, None), (Some(after(30)), None), "as the pool says");
+        assert_eq!(leg(Some(Limit::Off), Some(Limit::After(after(5)))), (None, Some(after(5))));
+        assert_eq!(leg(Some(Limit::After(after(7))), None), (Some(after(7)), None));
+    }
+}
