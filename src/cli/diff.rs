@@ -124,13 +124,13 @@ impl Comparison<'_> {
             let what = format!("{kind} {name}");
             let Some((_, now)) = new.iter().find(|(other, _)| other == name) else {
                 let effect = match kind {
-                    "listener" => format!("it is closed; its open sessions are {}", self.removed_become()),
+                    "listener" => format!("it is closed; {}", self.their_fate()),
                     _ => self.fate(|backend| backend.pool == *name),
                 };
                 self.push("removed", what, None, (None, None), effect);
                 continue;
             };
-            let fate = format!("its open sessions are {}", self.removed_become());
+            let fate = self.their_fate();
             self.keys(&what, "", table, now, &|key| match (kind, key, table.contains_key(key)) {
                 // A route without conditions.
                 ("listener", "pool", true) => fate.clone(),
@@ -176,8 +176,7 @@ impl Comparison<'_> {
 
     fn routes(&mut self, listener: &str, old: Vec<String>, new: Vec<String>) {
         let effect = || "for new connections; open sessions stay where they are".to_owned();
-        let becomes = self.removed_become();
-        let fate = format!("its open sessions are {becomes}");
+        let fate = self.their_fate();
         let before = self.found.len();
         for route in old.iter().filter(|route| !new.contains(route)) {
             self.push("removed", format!("{listener} route"), None, (Some(route.clone()), None), fate.clone());
@@ -219,6 +218,10 @@ impl Comparison<'_> {
         let open: u32 = self.backends.iter().filter(|backend| removed(backend)).map(|backend| backend.active).sum();
         let sessions = if open == 1 { "session is" } else { "sessions are" };
         format!("{open} open {sessions} {}", self.removed_become())
+    }
+
+    fn their_fate(&self) -> String {
+        format!("its open sessions are {}", self.removed_become())
     }
 
     /// What becomes of sessions whose backend or route a reload removes.

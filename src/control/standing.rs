@@ -43,31 +43,27 @@ pub fn follow(control: &Handle, pool: &Pool, backend: &Arc<Backend>, change: Cha
     let Change { states: (old, new), from, by, reason, detail, evidence } = change;
     let (pool_name, name) = (&*backend.pool, &*backend.name);
     let from = from.unwrap_or(old.name());
-    let (to, by, seen) = (new.name(), by, phases(&evidence));
+    let (to, seen) = (new.name(), phases(&evidence));
+    // The level of an event is fixed where it stands.
+    macro_rules! tell {
+        ($level:ident) => {
+            tracing::$level!(
+                pool = pool_name,
+                backend = name,
+                from,
+                to,
+                by = by.name(),
+                reason,
+                detail,
+                seen,
+                "backend changed"
+            )
+        };
+    }
     if matches!(new, Standing::Down | Standing::Ejected) {
-        tracing::warn!(
-            pool = pool_name,
-            backend = name,
-            from,
-            to,
-            by = by.name(),
-            reason,
-            detail,
-            seen,
-            "backend changed"
-        );
+        tell!(warn);
     } else {
-        tracing::info!(
-            pool = pool_name,
-            backend = name,
-            from,
-            to,
-            by = by.name(),
-            reason,
-            detail,
-            seen,
-            "backend changed"
-        );
+        tell!(info);
     }
     control.shared.events.add(Event {
         id: 0,

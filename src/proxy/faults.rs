@@ -2,6 +2,7 @@
 //! for the service manager to start it anew: half of a worker, or a process without its checks, would be worse.
 
 use std::backtrace::Backtrace;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -35,8 +36,9 @@ fn report(panic: &PanicHookInfo<'_>) {
     // The way there is dear, and the same again and again.
     let is_new = SHOWN.fetch_add(1, Ordering::Relaxed) < MOST_BACKTRACES;
     let backtrace = is_new.then(|| Backtrace::force_capture().to_string());
-    // Also where it does not depend on the log, which may be what has the fault.
-    eprintln!("sluice: a fault at {place}: {words}");
+    // Also where it does not depend on the log, which may be what has the fault. Nobody may read it: a second panic in
+    // here would end the process.
+    let _ = writeln!(io::stderr(), "sluice: a fault at {place}: {words}");
     tracing::error!(place, panic = words, thread = current.name(), backtrace, "a fault of sluice: please report it");
 }
 

@@ -183,8 +183,8 @@ impl Flow {
     }
 
     /// Gives up in the middle: what is on the way is lost, and both sides are told so.
-    pub fn abandon(&mut self, worker: &Worker, reason: CloseReason) {
-        self.reset_both(reason);
+    pub fn abandon(&mut self, worker: &Worker) {
+        self.reset_both(CloseReason::LocalError);
         self.up.drop_load(&worker.pipes);
         self.down.drop_load(&worker.pipes);
     }

@@ -89,13 +89,12 @@ impl Serve {
 
     /// A fault of ours ends this session and no other: both sides are reset, for what arrived may not be all.
     fn fail(&mut self) -> CloseReason {
-        let reason = CloseReason::LocalError;
         if let Stage::Flowing(flow) = &mut self.stage {
-            flow.abandon(&self.worker, reason);
+            flow.abandon(&self.worker);
             self.worker.held.flows_less();
         }
         self.worker.counters().faults.add(1);
         self.session.facts.borrow_mut().rare().detail = Some("a fault of sluice, see the log".into());
-        reason
+        CloseReason::LocalError
     }
 }
