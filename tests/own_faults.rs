@@ -90,6 +90,24 @@ fn panic_in_a_session_ends_it_alone() {
 }
 
 #[test]
+fn panic_with_nobody_at_stderr_ends_no_more() {
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let daemon = Daemon::start_on(address, CONFIG, "workers = 1\n", |command| {
+        command.env("SLUICE_TEST_FAULT", "flowing:fault.test").stderr(writer)
+    });
+    // Writing there fails from now on.
+    drop(reader);
+    let mut other = session(&daemon, "a.test");
+    let mut stream = connect(daemon.at(443));
+    stream.write_all(&client_hello(Some("fault.test"), &[])).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "reset");
+    daemon.wait_for_log("a fault of sluice: please report it");
+    echoes(&mut other);
+}
+
+#[test]
 fn session_whose_record_cannot_be_written_leaves_nothing_behind() {
     const FAULTS: usize = 30;
     let (mut daemon, _backend) = start("recording:fault.test");
