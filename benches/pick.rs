@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluice::decide::balance::{
-    Ask, Balancer, Hashing, KeyFacts, KeyPart, Load, LoadFactor, Member, MemberId, Method, Ramp, Table, Totals, Tried,
-    hash_key, next_random,
+    Ask, Balancer, Hashing, KeyFacts, KeyPart, Load, LoadFactor, Member, MemberId, Method, Ramp, Table, Tier, Totals,
+    Tried, hash_key, next_random,
 };
 
 /// One count to a pair of cache lines, as the live state of backends has it.
@@ -43,7 +43,11 @@ impl Pool {
     fn members(self, count: u32) -> Vec<Member> {
         let weight = |number: u32| if matches!(self, Self::Weighted) { 1 + number % 5 } else { 100 };
         (0..count)
-            .map(|number| Member { name: format!("backend-{number}").into(), weight: weight(number), backup: false })
+            .map(|number| Member {
+                name: format!("backend-{number}").into(),
+                weight: weight(number),
+                tier: Tier::FIRST,
+            })
             .collect()
     }
 
@@ -93,7 +97,7 @@ fn pick(criterion: &mut Criterion) {
                 bench.iter(|| {
                     random = next_random(random);
                     let key = Some(black_box(random));
-                    let ask = Ask { tried: &Tried::default(), key, random, totals: [totals; 2] };
+                    let ask = Ask { tried: &Tried::default(), key, random, totals: &|_| totals };
                     balancer.next(&load, &ask, &mut turns).unwrap()
                 });
             });

@@ -7,7 +7,8 @@
 use std::ops::RangeInclusive;
 
 use sluice::decide::balance::{
-    Ask, Balancer, Hashing, Load, LoadFactor, Maglev, Member, MemberId, Method, Ring, Table, Totals, Tried, next_random,
+    Ask, Balancer, Hashing, Load, LoadFactor, Maglev, Member, MemberId, Method, Ring, Table, Tier, Totals, Tried,
+    next_random,
 };
 
 /// Trials of a cell, unless one says that it takes more.
@@ -261,7 +262,7 @@ fn removing_a_member_of_a_ring_moves_exactly_its_keys() {
 /// when, and a removal move several times as many.
 fn placed(table: Table, factor: f64, trial: u64, away: Option<MemberId>) -> (Vec<MemberId>, u32) {
     let bounded_load = LoadFactor::new(factor);
-    let member = |name: String| Member { name: name.into(), weight: 100, backup: false };
+    let member = |name: String| Member { name: name.into(), weight: 100, tier: Tier::FIRST };
     let members: Vec<Member> = names(100, trial).into_iter().map(member).collect();
     let balancer = Balancer::new(Method::ConsistentHash(Hashing { table, bounded_load }), &members).unwrap();
     let mut turns = balancer.turns(0);
@@ -270,8 +271,8 @@ fn placed(table: Table, factor: f64, trial: u64, away: Option<MemberId>) -> (Vec
     let mut owners = Vec::new();
     for number in 0..10_000 {
         let key = next_random(next_random(!trial) ^ number);
-        let totals = [Totals { active: 9999, weight }; 2];
-        let ask = Ask { tried: &Tried::default(), key: Some(key), random: key, totals };
+        let totals = |_| Totals { active: 9999, weight };
+        let ask = Ask { tried: &Tried::default(), key: Some(key), random: key, totals: &totals };
         let load = |member: MemberId| (Some(member) != away).then(|| Load::warm(active[member]));
         let choice = balancer.next(&load, &ask, &mut turns).unwrap();
         active[choice.member] += 1;

@@ -28,8 +28,12 @@ pub struct BackendReport {
     pub weight: u32,
     /// What counts now: an operator's word, the agent's and slow start considered; 0 takes no new connections.
     pub effective_weight: u32,
-    /// Used only when no other backend can take the connection.
+    /// Used only when others cannot take the connection.
     pub backup: bool,
+    /// When it is used, from 0: once no backend of a lower tier can take the connection. Priorities of a service have
+    /// one each, in their order; 64 is `backup = true`.
+    #[serde(default)]
+    pub tier: usize,
     /// Connections at once.
     pub max_connections: Option<u32>,
     /// Who added it while the process ran; `null`: it is in the configuration.

@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use super::keys::BACKEND;
 use super::section::{At, Section};
 use super::{Code, Place, Problems};
+use crate::decide::balance::Tier;
 use crate::decide::names::{Target, TargetError};
 
 /// Default weight, so that weights can be lowered as well as raised in fine steps.
@@ -74,8 +75,8 @@ pub struct Backend {
     pub address: Address,
     /// Share of new connections; 0 takes none.
     pub weight: u32,
-    /// Used only when no other backend can take the connection.
-    pub backup: bool,
+    /// When it is used: first, or as backup; members that the records of a service lead to by their priorities.
+    pub tier: Tier,
     /// Connections at once.
     pub max_connections: Option<u32>,
 }
@@ -91,7 +92,7 @@ pub fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Back
         check_port(&address, problems);
         let name = Arc::from(address.value.to_string());
         let backend =
-            Backend { name, address: address.value, weight: DEFAULT_WEIGHT, backup: false, max_connections: None };
+            Backend { name, address: address.value, weight: DEFAULT_WEIGHT, tier: Tier::FIRST, max_connections: None };
         read.push(At { value: backend, place: address.place });
     }
     for table in section.tables("backend", problems) {
@@ -104,14 +105,15 @@ pub fn read_backends(section: &Section<'_>, problems: &mut Problems) -> Vec<Back
         }
         let name = inner.name("name", problems);
         let weight = inner.integer("weight", problems).map_or(DEFAULT_WEIGHT, |weight| weight.value as u32);
-        let backup = inner.flag("backup", problems).is_some_and(|flag| flag.value);
+        let is_backup = inner.flag("backup", problems).is_some_and(|flag| flag.value);
+        let tier = if is_backup { Tier::BACKUP } else { Tier::FIRST };
         let max_connections = inner.integer("max-connections", problems).map(|most| most.value as u32);
         let Some(address) = address else { continue };
         check_port(&address, problems);
         refuse_what_records_say(&inner, &address.value, problems);
         let place = name.as_ref().map_or_else(|| address.place.clone(), |name| name.place.clone());
         let name = Arc::from(name.map_or_else(|| address.value.to_string(), |name| name.value));
-        read.push(At { value: Backend { name, address: address.value, weight, backup, max_connections }, place });
+        read.push(At { value: Backend { name, address: address.value, weight, tier, max_connections }, place });
     }
     let mut seen: HashMap<Arc<str>, Place> = HashMap::new();
     for backend in &read {

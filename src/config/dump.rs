@@ -208,7 +208,7 @@ fn pool(pool: &Pool) -> Table {
         // The records of a service have their own.
         if !matches!(backend.address, Address::Name(Target::Service(_))) {
             set(&mut table, "weight", i64::from(backend.weight));
-            set(&mut table, "backup", backend.backup);
+            set(&mut table, "backup", backend.tier.is_backup());
         }
         if let Some(most) = backend.max_connections {
             set(&mut table, "max-connections", i64::from(most));

@@ -120,7 +120,7 @@ pub fn read_pool(
     }
     let members: Vec<Member> = backends
         .iter()
-        .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, backup: backend.backup })
+        .map(|backend| Member { name: (*backend.name).into(), weight: backend.weight, tier: backend.tier })
         .collect();
     if let Err(too_large) = Balancer::new(method, &members) {
         problems.add(Code::TooLarge, place.clone(), format!("{title}: {too_large}"));

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Handle;
 use super::lookup::Lookups;
 use crate::config::Config;
-use crate::decide::names::{Branch, Found, HostReply, Known, LookupResult, Outcome, Reply, Target, Tier, branches};
+use crate::decide::balance::Tier;
+use crate::decide::names::{Branch, Found, HostReply, Known, LookupResult, Outcome, Reply, Target, branches};
 use crate::state::{Resolution, Shared, targets};
 
 /// Longest wait for the first answers before a configuration comes into force without them.
@@ -163,7 +164,9 @@ pub struct NameCopy {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct FoundCopy {
+    /// What format 1 has in place of the tier.
     backup: bool,
+    tier: Option<usize>,
     address: SocketAddr,
     weight: Option<u32>,
 }
@@ -171,7 +174,8 @@ struct FoundCopy {
 impl NameCopy {
     fn of(target: &Target, known: &Known) -> Self {
         let found = |found: &Found| FoundCopy {
-            backup: found.tier == Tier::Backup,
+            backup: found.tier.is_backup(),
+            tier: Some(found.tier.position()),
             address: found.address,
             weight: found.weight,
         };
@@ -181,7 +185,7 @@ impl NameCopy {
 
     fn revive(&self) -> Known {
         let found = |copy: &FoundCopy| Found {
-            tier: if copy.backup { Tier::Backup } else { Tier::Primary },
+            tier: copy.tier.map_or(if copy.backup { Tier::BACKUP } else { Tier::FIRST }, Tier::at),
             address: copy.address,
             weight: copy.weight,
         };

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::Handle;
 use crate::api::{Cause, Event, Evidence};
 use crate::config::OnDown;
-use crate::decide::balance::Ramp;
+use crate::decide::balance::{Ramp, Tier};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
 use crate::state::{Backend, HealthIgnored, Matching, Pool, Snapshot, Standing};
@@ -152,23 +152,26 @@ pub fn sum_up(control: &Handle, pool: &Pool) {
     members().for_each(|((backend, share), _)| backend.active.set_limit(share.max_connections));
     // What an operator has taken away is not ill.
     let can_serve = |backend: &Backend| backend.takes(HealthIgnored::Yes);
-    let sum = |backup: bool, counts: &dyn Fn(&Backend) -> bool| -> u64 {
+    let sum = |counts: &dyn Fn(&Backend) -> bool| -> u64 {
         members()
-            .filter(|((backend, _), config)| config.backup == backup && counts(backend))
+            .filter(|((backend, _), config)| config.tier == Tier::FIRST && counts(backend))
             .map(|((_, share), _)| u64::from(share.weight))
             .sum()
     };
     // What was not asked yet is not ill: otherwise every start would begin in panic.
     let may_be_well = |backend: &Backend| backend.takes(HealthIgnored::No) || backend.health() == Health::Unknown;
-    let healthy = sum(false, &|backend| can_serve(backend) && may_be_well(backend));
-    let all = sum(false, &can_serve);
+    let healthy = sum(&|backend| can_serve(backend) && may_be_well(backend));
+    let all = sum(&can_serve);
     let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64;
     let ignoring = if panics { HealthIgnored::Yes } else { HealthIgnored::No };
-    for (tier, weight) in places.weights.iter().enumerate() {
-        weight.store(sum(tier == 1, &|backend| backend.takes(ignoring)), Ordering::Relaxed);
+    let mut weights = [0; Tier::COUNT];
+    for ((_, share), config) in members().filter(|((backend, _), _)| backend.takes(ignoring)) {
+        weights[config.tier.position()] += u64::from(share.weight);
     }
+    places.tiers.set_weights(&weights);
     let may_serve = |backend: &Backend| backend.takes(ignoring) || backend.health() == Health::Unknown;
-    pool.state.trend.turn(sum(false, &may_serve) + sum(true, &may_serve) == 0, Instant::now());
+    let nobody = !members().any(|((backend, share), _)| share.weight > 0 && may_serve(backend));
+    pool.state.trend.turn(nobody, Instant::now());
     if places.panic.swap(panics, Ordering::Relaxed) != panics {
         tell_of_panic(control, pool, panics, healthy as f64 / all.max(1) as f64);
     }

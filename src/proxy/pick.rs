@@ -28,9 +28,7 @@ impl Seat {
     pub fn taken_over(brief: Rc<BackendBrief>) -> Self {
         brief.backend.active.take_over();
         brief.pool.places.taken.take_over();
-        if brief.is_backup {
-            brief.pool.places.at_backups.take_over();
-        }
+        brief.pool.places.tiers.enter(brief.tier);
         Self(brief)
     }
 
@@ -54,17 +52,15 @@ impl BackendBrief {
     /// Takes a place here, if there is one and fewer than `cap` are taken.
     fn enter(&self, cap: Option<u32>) -> bool {
         let entered = self.backend.active.take(cap);
-        if entered && self.is_backup {
-            self.pool.places.at_backups.take(None);
+        if entered {
+            self.pool.places.tiers.enter(self.tier);
         }
         entered
     }
 
     fn leave(&self) {
         self.backend.active.give_back();
-        if self.is_backup {
-            self.pool.places.at_backups.give_back();
-        }
+        self.pool.places.tiers.leave(self.tier);
     }
 }
 
@@ -224,12 +220,8 @@ impl PoolView {
                 }
                 Room::Closed => None,
             };
-            let ask = Ask {
-                tried: &wanted.tried,
-                key: wanted.key,
-                random: worker.random(),
-                totals: self.pool.state.places.totals(1),
-            };
+            let totals = |tier| self.pool.state.places.totals(tier, 1);
+            let ask = Ask { tried: &wanted.tried, key: wanted.key, random: worker.random(), totals: &totals };
             let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
                 return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });
             };

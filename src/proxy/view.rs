@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::ready::Ready;
 use crate::config::{self, Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath, Route};
-use crate::decide::balance::Turns;
+use crate::decide::balance::{Tier, Turns};
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
@@ -102,8 +102,8 @@ pub struct BackendBrief {
     pub backend: Arc<Backend>,
     /// Its pool's.
     pub pool: Arc<PoolState>,
-    /// Whether it is used only when no other can be.
-    pub is_backup: bool,
+    /// When it is used.
+    pub tier: Tier,
     worker: usize,
 }
 
@@ -185,7 +185,7 @@ impl PoolView {
     fn new(pool: &Arc<Pool>, numbers: RelayNumbers, worker: usize) -> Self {
         let brief = |(backend, config): (&Arc<Backend>, &config::Backend)| {
             let (backend, pool) = (Arc::clone(backend), Arc::clone(&pool.state));
-            Rc::new(BackendBrief { backend, pool, is_backup: config.backup, worker })
+            Rc::new(BackendBrief { backend, pool, tier: config.tier, worker })
         };
         Self {
             pool: Arc::clone(pool),

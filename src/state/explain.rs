@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::backend::{Backend, HealthIgnored, Standing};
 use super::snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
 use crate::config::{Access, Protocol};
-use crate::decide::balance::{Ask, KeyFacts, KeyPart, MemberId, Method, PassedOver, Tried, hash_key};
+use crate::decide::balance::{Ask, KeyFacts, KeyPart, MemberId, Method, PassedOver, Tier, Tried, hash_key};
 use crate::decide::close::CloseReason;
 use crate::decide::hello::{AlpnList, FirstBytes, Refusal, ServerName, TlsVersion};
 use crate::decide::route::Question;
@@ -190,7 +190,8 @@ fn explain_pool(pool: &Pool, listener: &Listener, query: &RouteQuery, now_ms: u6
         Room::Full | Room::Closed => None,
     };
     let tried = Tried::default();
-    let ask = Ask { tried: &tried, key, random: 0, totals: pool.state.places.totals(0) };
+    let totals = |tier| pool.state.places.totals(tier, 0);
+    let ask = Ask { tried: &tried, key, random: 0, totals: &totals };
     let explained = pool.balancer.explain(&load, &ask, &pool.balancer.turns(0));
     let name = |member: MemberId| pool.backends[member].name.to_string();
     let tries = usize::from(config.connect_tries);
@@ -240,7 +241,8 @@ fn why_not(pool: &Pool, member: MemberId, why: PassedOver) -> String {
         PassedOver::WeightZero => "weight 0".to_owned(),
         PassedOver::NotTaking => not_taking(backend, share),
         PassedOver::Tried => "tried already".to_owned(),
-        PassedOver::Backup => "backup".to_owned(),
+        PassedOver::LaterTier(Tier::BACKUP) => "backup".to_owned(),
+        PassedOver::LaterTier(tier) => format!("tier {}: one of an earlier tier serves", tier.position()),
         PassedOver::AboveBound { load, cap } => {
             format!("above the load bound: {load} connections, at most {cap} with this one")
         }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::operators::Supplement;
 use crate::api::NameReport;
 use crate::config::{self, Address, Config};
-use crate::decide::names::{Found, Target, Tier};
+use crate::decide::balance::Tier;
+use crate::decide::names::{Found, Target};
 
 /// A name adds members to a pool only while it has fewer. Chosen: far below what the largest consistent-hash table
 /// takes, so that no answer can make a pool impossible; sixteen names with the most addresses that one may have.
@@ -77,7 +78,7 @@ impl Members {
             seen.insert(address);
             called.insert(Arc::clone(&name));
             let (weight, address) = (added.weight, Address::Socket(address));
-            members.described.push(config::Backend { name, address, weight, backup: false, max_connections: None });
+            members.described.push(config::Backend { name, address, weight, tier: Tier::FIRST, max_connections: None });
             members.addresses.push(added.address);
         }
         for backend in &pool.backends {
@@ -98,7 +99,7 @@ impl Members {
                 members.described.push(config::Backend {
                     name,
                     weight: found.weight.unwrap_or(backend.weight),
-                    backup: backend.backup || found.tier == Tier::Backup,
+                    tier: backend.tier.max(found.tier),
                     address: backend.address.clone(),
                     max_connections: backend.max_connections,
                 });

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::backend::HealthIgnored;
 use super::counters::Padded;
-use crate::decide::balance::Totals;
+use crate::decide::balance::{Tier, Totals};
 
 /// A number of places that are taken, never above its limit. The limit is here and not in a generation, so that it is one
 /// for all sessions: those that began before a reload ask for places too.
@@ -72,10 +72,8 @@ impl Taken {
 pub struct Places {
     /// Connections of the pool.
     pub taken: Taken,
-    /// Those of them that are at backups.
-    pub at_backups: Taken,
-    /// Weight that takes connections: of backends, and of backups.
-    pub weights: [AtomicU64; 2],
+    /// What each tier has of them.
+    pub tiers: Tiers,
     /// Whether so little is healthy that health is ignored.
     pub panic: AtomicBool,
     /// How many wait.
@@ -96,13 +94,16 @@ impl Places {
         if self.panic.load(Ordering::Relaxed) { HealthIgnored::Yes } else { HealthIgnored::No }
     }
 
-    /// What bounded loads are bounded by, without `own` connections: those that are asked for and counted already.
-    /// Sessions that stay at a backend which takes no new ones count as well.
-    pub fn totals(&self, own: u64) -> [Totals; 2] {
-        let backups = u64::from(self.at_backups.count());
-        let others = u64::from(self.taken.count()).saturating_sub(backups + own);
-        let [of_others, of_backups] = self.weights.each_ref().map(|weight| weight.load(Ordering::Relaxed));
-        [Totals { active: others, weight: of_others }, Totals { active: backups, weight: of_backups }]
+    /// What bounded loads are bounded by in a tier, without `own` connections: those that are asked for and counted
+    /// already. Sessions that stay at a backend which takes no new ones count as well.
+    pub fn totals(&self, tier: Tier, own: u64) -> Totals {
+        let Tiers { backups, .. } = &self.tiers;
+        let active = if tier.is_backup() {
+            u64::from(backups.by_tier[tier.position()].load(Ordering::Relaxed))
+        } else {
+            u64::from(self.taken.count()).saturating_sub(u64::from(backups.all.load(Ordering::Relaxed)) + own)
+        };
+        Totals { active, weight: self.tiers.weight(tier) }
     }
 
     /// How many wait for a place.
@@ -121,6 +122,64 @@ impl Places {
 
     fn lock(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tiers of a pool.
+#[derive(Debug)]
+pub struct Tiers {
+    backups: Backups,
+    /// What takes connections, of each.
+    weights: [AtomicU64; Tier::COUNT],
+}
+
+/// Connections at members that are not of the first tier. Those of the first are all others, so that they, which are
+/// nearly all, are not counted twice.
+#[derive(Debug)]
+struct Backups {
+    all: AtomicU32,
+    by_tier: [AtomicU32; Tier::COUNT],
+}
+
+impl Default for Tiers {
+    fn default() -> Self {
+        let backups = Backups { all: AtomicU32::new(0), by_tier: [const { AtomicU32::new(0) }; _] };
+        Self { backups, weights: [const { AtomicU64::new(0) }; _] }
+    }
+}
+
+impl Tiers {
+    /// Counts a connection of the pool at a member of this tier.
+    pub fn enter(&self, tier: Tier) {
+        if tier.is_backup() {
+            self.backups.all.fetch_add(1, Ordering::Relaxed);
+            self.backups.by_tier[tier.position()].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// And not any more.
+    pub fn leave(&self, tier: Tier) {
+        if tier.is_backup() {
+            self.backups.by_tier[tier.position()].fetch_sub(1, Ordering::Relaxed);
+            self.backups.all.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Weight that takes connections.
+    pub fn weight(&self, tier: Tier) -> u64 {
+        self.weights[tier.position()].load(Ordering::Relaxed)
+    }
+
+    /// Says so, of all tiers.
+    pub fn set_weights(&self, weights: &[u64; Tier::COUNT]) {
+        for (place, weight) in self.weights.iter().zip(weights) {
+            place.store(*weight, Ordering::Relaxed);
+        }
+    }
+
+    /// That of the first tier that has any.
+    pub fn weight_in_use(&self) -> u64 {
+        self.weights.iter().map(|weight| weight.load(Ordering::Relaxed)).find(|weight| *weight > 0).unwrap_or(0)
     }
 }
 

@@ -323,7 +323,7 @@ impl Kept {
         let member = |(backend, share): (&config::Backend, &Share)| Member {
             name: (*backend.name).into(),
             weight: share.weight,
-            backup: backend.backup,
+            tier: backend.tier,
         };
         let members: Vec<Member> = described.iter().zip(&shares).map(member).collect();
         let balancer = Balancer::new(config.method, &members)?;

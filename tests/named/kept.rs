@@ -153,6 +153,54 @@ name = "shop"
 }
 
 #[test]
+fn priorities_are_used_in_their_order_and_the_configured_backup_last() {
+    let [dns, a, b, c, spare] = [(); 5].map(|()| own_loopback());
+    let mut servers: Vec<Option<Backend>> = [("a", a, 1001), ("b", b, 1002), ("c", c, 1003), ("spare", spare, 1004)]
+        .map(|(name, address, port)| Some(Backend::naming((address, port), name)))
+        .into();
+    let records = |a_priority: u16| {
+        format!(
+            "_https._tcp SRV {a_priority} 1 1001 a\n_https._tcp SRV 20 0 1002 b\n_https._tcp SRV 300 0 1003 c\n\
+             a A {a}\nb A {b}\nc A {c}"
+        )
+    };
+    let knot = Knot::start(dns, &records(1));
+    let body = format!(
+        "[[listener]]\nname = \"tls\"\nbind = [\"{{ip}}:443\"]\npool = \"shop\"\n[pool.shop]\nconnect-tries = 4\n\
+         balance = \"consistent-hash\"\nhash.bounded-load = 1.25\n\
+         [[pool.shop.backend]]\nname = \"spare\"\naddress = \"{spare}:1004\"\nbackup = true\n\
+         [[pool.shop.backend]]\nname = \"site\"\naddress = \"srv:_https._tcp.shop.test\"\n"
+    );
+    let daemon = start_alone(&knot, &body);
+    let tiers = || {
+        let rows = daemon.json("/v1/backends");
+        let tier = |row: &Value| (row["backend"].as_str().unwrap().to_owned(), row["tier"].as_u64().unwrap());
+        rows.as_array().unwrap().iter().map(tier).collect::<BTreeMap<_, _>>()
+    };
+    let [at_a, at_b, at_c] = [(a, 1001), (b, 1002), (c, 1003)].map(|(ip, port)| format!("site@{ip}:{port}"));
+    let all = |tiers: [u64; 3]| {
+        let named = [&at_a, &at_b, &at_c].into_iter().cloned().zip(tiers);
+        named.chain([("spare".to_owned(), 64)]).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(tiers(), all([0, 1, 2]));
+    let route = String::from_utf8(daemon.cli(&["route", "--listener", "tls"]).stdout).unwrap();
+    for why in [format!("{at_b}: tier 1: one of an earlier tier serves"), format!("{at_c}: tier 2: one of")] {
+        assert!(route.contains(&why), "{route}");
+    }
+    assert!(route.contains("spare: backup"), "{route}");
+    assert_eq!(answers(&daemon).into_keys().collect::<Vec<_>>(), ["a"]);
+    // A priority that changes takes effect without a new member.
+    knot.serve(&records(40));
+    eventually("a behind b", || (tiers() == all([1, 0, 2])).then_some(()));
+    // The fall of each is noticed by nobody.
+    for name in ["b", "a", "c", "spare"] {
+        assert_eq!(answers(&daemon), [(name.to_owned(), 12)].into(), "those before are gone");
+        let place = ["a", "b", "c", "spare"].iter().position(|known| *known == name).unwrap();
+        servers[place] = None;
+    }
+}
+
+#[test]
 fn two_names_with_one_address_are_one_member() {
     let [dns, a, b] = [(); 3].map(|()| own_loopback());
     let knot = Knot::start(dns, &format!("web A {a}\nother A {a}\nother A {b}\nalias CNAME web"));

@@ -154,7 +154,7 @@ pub static BACKEND: SectionKeys = SectionKeys {
             "address",
             Kind::Backend,
             "",
-            "Where the backend listens: ip:port; or a name that is asked for again when its time to live ends (1 s to 5 min): host:port (all its A and AAAA records), or srv:_service._tcp.domain (SRV records: the lowest priority first, the others as backup; their weights). Required.",
+            "Where the backend listens: ip:port; or a name that is asked for again when its time to live ends (1 s to 5 min): host:port (all its A and AAAA records), or srv:_service._tcp.domain (SRV records: their priorities and weights). Required.",
         ),
         built(
             "name",

@@ -21,7 +21,7 @@ impl LoadFactor {
     }
 }
 
-/// Sums over the members that take connections, either of those that are no backups or of the backups.
+/// Sums over the members of a tier that take connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Connections, without the one that is asked for.

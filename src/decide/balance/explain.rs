@@ -1,7 +1,7 @@
 //! Why a connection goes where it goes: the members in the order in which they would be tried, and for each that is
 //! not the first, why. For dry runs; it changes nothing.
 
-use super::{Ask, Balancer, Choice, Load, MAX_TRIES, MemberId, Turns, next_random};
+use super::{Ask, Balancer, Choice, Load, MAX_TRIES, MemberId, Tier, Turns, next_random};
 
 /// What would become of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub enum PassedOver {
     NotTaking,
     /// It was tried before.
     Tried,
-    /// It is a backup, and one that is none serves.
-    Backup,
+    /// One of an earlier tier serves.
+    LaterTier(Tier),
     /// It has as many connections as its share allows.
     AboveBound {
         /// Its connections.
@@ -62,21 +62,16 @@ impl Balancer {
         ask: &Ask<'_>,
         first: Option<MemberId>,
     ) -> PassedOver {
-        let [regular, backups] = &self.tiers;
-        let (weight, totals) = match (regular.weight(member), backups.weight(member)) {
-            (Some(weight), _) => (weight, ask.totals[0]),
-            (None, Some(weight)) => (weight, ask.totals[1]),
-            (None, None) => return PassedOver::WeightZero,
-        };
+        let of = |member| self.tiers.iter().find_map(|tier| Some((tier, tier.weight(member)?)));
+        let Some((tier, weight)) = of(member) else { return PassedOver::WeightZero };
         if ask.tried.contains(member) {
             return PassedOver::Tried;
         }
         let Some(load) = load(member) else { return PassedOver::NotTaking };
-        let is_backup = backups.weight(member).is_some();
-        if is_backup && first.is_some_and(|first| regular.weight(first).is_some()) {
-            return PassedOver::Backup;
+        if first.and_then(of).is_some_and(|(serving, _)| serving.tier() < tier.tier()) {
+            return PassedOver::LaterTier(tier.tier());
         }
-        match self.method.bound(totals) {
+        match tier.bound(self.method, ask) {
             Some(bound) if !bound.admits(load.active, weight) => {
                 PassedOver::AboveBound { load: load.active, cap: bound.cap(weight) }
             }

@@ -13,8 +13,36 @@ pub struct Member {
     pub name: Box<str>,
     /// 0 takes no new connections.
     pub weight: u32,
-    /// Used only when no other member can take the connection.
-    pub backup: bool,
+    /// When it is used.
+    pub tier: Tier,
+}
+
+/// When a member is used: once no member of an earlier tier can take the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tier(u8);
+
+impl Tier {
+    /// How many there are.
+    pub const COUNT: usize = 65;
+    /// Before all others.
+    pub const FIRST: Self = Self(0);
+    /// After all others.
+    pub const BACKUP: Self = Self(Self::COUNT as u8 - 1);
+
+    /// The tier at this position; of positions that there are not, the last.
+    pub const fn at(position: usize) -> Self {
+        if position < Self::COUNT { Self(position as u8) } else { Self::BACKUP }
+    }
+
+    /// Its position, from 0.
+    pub const fn position(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether it is used only when others cannot be.
+    pub const fn is_backup(self) -> bool {
+        self.0 > 0
+    }
 }
 
 /// Members already tried for one client.

@@ -14,6 +14,7 @@ mod round_robin;
 mod tier;
 mod weighted;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 pub use bound::{LoadFactor, Totals};
@@ -21,11 +22,11 @@ pub use explain::{Explained, PassedOver};
 pub use hashed::{Table, TableError};
 pub use key::{KeyFacts, KeyPart, hash_key};
 pub use maglev::Maglev;
-pub use members::{MAX_TRIES, Member, MemberId, Tried};
+pub use members::{MAX_TRIES, Member, MemberId, Tier, Tried};
 pub use ramp::{Load, Ramp};
 pub use ring::Ring;
 pub use round_robin::Turns;
-use tier::Tier;
+use tier::Members;
 pub use weighted::WeightedDraw;
 
 /// How a pool chooses.
@@ -63,7 +64,7 @@ pub struct Hashing {
 }
 
 /// What is asked on behalf of one connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Ask<'a> {
     /// Members that are out of the question.
     pub tried: &'a Tried,
@@ -71,8 +72,8 @@ pub struct Ask<'a> {
     pub key: Option<u64>,
     /// A fresh random number.
     pub random: u64,
-    /// Of the members that are no backups, then of the backups; only pools with a bounded load read it.
-    pub totals: [Totals; 2],
+    /// Of the members of a tier; only pools with a bounded load ask for them.
+    pub totals: &'a dyn Fn(Tier) -> Totals,
 }
 
 /// A member for a connection.
@@ -89,8 +90,8 @@ pub struct Choice {
 /// Chooses members of one pool. Built off the data path; immutable.
 pub struct Balancer {
     method: Method,
-    /// Members that are no backups, then the backups.
-    tiers: [Tier; 2],
+    /// Those that have members, the first first.
+    tiers: Vec<Members>,
     /// All members, with those of weight 0.
     members: usize,
     digest: Option<Box<str>>,
@@ -108,10 +109,13 @@ impl Balancer {
     /// # Errors
     /// When the members are too many for the largest consistent-hash table.
     pub fn new(method: Method, members: &[Member]) -> Result<Self, TableError> {
-        let tiers = [Tier::new(method, members, false)?, Tier::new(method, members, true)?];
+        let tiers: BTreeSet<Tier> =
+            members.iter().filter(|member| member.weight > 0).map(|member| member.tier).collect();
+        let tiers: Result<Vec<_>, _> = tiers.into_iter().map(|tier| Members::of(tier, method, members)).collect();
+        let tiers = tiers?;
         let digest = match method {
             Method::ConsistentHash(hashing) => {
-                let named = |tier: &'_ Tier| -> Vec<(&str, u32)> { tier.named(members).collect() };
+                let named = |tier: &'_ Members| -> Vec<(&str, u32)> { tier.named(members).collect() };
                 let made_from = tiers.iter().filter_map(|tier| Some((tier.hashed()?, named(tier).into_iter())));
                 Some(hashed::digest(hashing.table, made_from))
             }
@@ -122,7 +126,7 @@ impl Balancer {
 
     /// Fresh turns of one worker; `start`, usually its number, keeps workers from all beginning with the same member.
     pub fn turns(&self, start: usize) -> Turns {
-        Turns { tiers: self.tiers.each_ref().map(|tier| tier.order(start)) }
+        Turns { tiers: self.tiers.iter().map(|tier| tier.order(start)).collect() }
     }
 
     /// What the tables of a hashed pool are made from, as 16 hexadecimal digits: the same in two instances when their
@@ -136,8 +140,8 @@ impl Balancer {
     /// `load` says `None` of a member that takes no new connections. `turns` are the worker's, made by
     /// [`turns`](Self::turns) of this balancer.
     pub fn next(&self, load: &impl Fn(MemberId) -> Option<Load>, ask: &Ask<'_>, turns: &mut Turns) -> Option<Choice> {
-        let tiers = self.tiers.iter().zip(&mut turns.tiers).zip(ask.totals);
-        tiers.into_iter().find_map(|((tier, order), totals)| tier.next(self.method, load, ask, order, totals))
+        let mut tiers = self.tiers.iter().zip(&mut turns.tiers);
+        tiers.find_map(|(tier, order)| tier.next(self.method, load, ask, order))
     }
 }
 

@@ -86,8 +86,8 @@ impl Clock {
 /// The state of one worker for one pool. Made by [`Balancer::turns`](super::Balancer::turns), for that balancer only.
 #[derive(Clone, Debug)]
 pub struct Turns {
-    /// Of the members that are no backups, then of the backups.
-    pub(super) tiers: [Order; 2],
+    /// Of each tier that has members.
+    pub(super) tiers: Vec<Order>,
 }
 
 /// Whose turn it is in one tier.

@@ -1,20 +1,21 @@
-//! One tier of a pool, the members that are no backups or the backups: picks by the method among those with a weight.
+//! The members of one tier of a pool: picks by the method among those with a weight.
 //! It works with places, positions in the tier, and translates them to members at its border.
 
 use super::bound::Bound;
 use super::hashed::Hashed;
 use super::least::Costs;
 use super::round_robin::{Classes, Order};
-use super::{Ask, Choice, Hashing, Load, Member, MemberId, Method, TableError, Totals, WeightedDraw};
+use super::{Ask, Choice, Hashing, Load, Member, MemberId, Method, TableError, Tier, WeightedDraw};
 
 /// Tiers up to this size are scanned whole for the least loaded member; larger ones draw two.
 /// Chosen: a scan of 32 counters stays in a few cache lines' time and gives the exact minimum.
 const FULL_SCAN: usize = 32;
 
-/// One tier.
-pub(super) struct Tier {
+/// Those of one tier that have a weight.
+pub(super) struct Members {
+    tier: Tier,
     /// In the order of names where tables are made of them, of the file otherwise; none has weight 0.
-    members: Vec<MemberId>,
+    ids: Vec<MemberId>,
     weights: Vec<u32>,
     costs: Costs,
     way: Way,
@@ -32,9 +33,9 @@ enum Way {
     Table(Hashed, Option<WeightedDraw>),
 }
 
-impl Tier {
-    pub(super) fn new(method: Method, all: &[Member], backup: bool) -> Result<Self, TableError> {
-        let of_tier = all.iter().enumerate().filter(|(_, member)| member.backup == backup && member.weight > 0);
+impl Members {
+    pub(super) fn of(tier: Tier, method: Method, all: &[Member]) -> Result<Self, TableError> {
+        let of_tier = all.iter().enumerate().filter(|(_, member)| member.tier == tier && member.weight > 0);
         let mut members: Vec<MemberId> = of_tier.map(|(id, _)| id).collect();
         if matches!(method, Method::ConsistentHash(_)) {
             members.sort_by_key(|id| (&all[*id].name, all[*id].weight));
@@ -51,12 +52,12 @@ impl Tier {
                 Way::Table(Hashed::new(table, &named)?, draw_if_large())
             }
         };
-        Ok(Self { members, costs: Costs::new(&weights), weights, way })
+        Ok(Self { tier, ids: members, costs: Costs::new(&weights), weights, way })
     }
 
     /// Members with names and weights, in the order of the tier; `all` is what the tier was made from.
     pub(super) fn named<'a>(&self, all: &'a [Member]) -> impl Iterator<Item = (&'a str, u32)> {
-        self.members.iter().map(|id| (&*all[*id].name, all[*id].weight))
+        self.ids.iter().map(|id| (&*all[*id].name, all[*id].weight))
     }
 
     /// The table of a hashed tier that has members.
@@ -75,9 +76,14 @@ impl Tier {
         }
     }
 
-    /// The member's weight here; `None` when it belongs to the other tier or has none.
+    /// The tier.
+    pub(super) const fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// The member's weight here; `None` when it belongs to another tier or has none.
     pub(super) fn weight(&self, member: MemberId) -> Option<u32> {
-        let place = self.members.iter().position(|id| *id == member)?;
+        let place = self.ids.iter().position(|id| *id == member)?;
         Some(self.weights[place])
     }
 
@@ -88,10 +94,9 @@ impl Tier {
         load: &impl Fn(MemberId) -> Option<Load>,
         ask: &Ask<'_>,
         order: &mut Order,
-        totals: Totals,
     ) -> Option<Choice> {
         let usable = |place: usize| {
-            let member = self.members[place];
+            let member = self.ids[place];
             if ask.tried.contains(member) { None } else { load(member) }
         };
         let place = match &self.way {
@@ -99,10 +104,10 @@ impl Tier {
             Way::Draw(draw) => self.costs.lighter_of_two(draw, usable, ask.random),
             Way::Turns(classes) => order.next(classes, &self.weights, usable),
             Way::Table(hashed, draw) => {
-                return self.hashed_next(hashed, draw.as_ref(), usable, ask, method.bound(totals));
+                return self.hashed_next(hashed, draw.as_ref(), usable, ask, self.bound(method, ask));
             }
         }?;
-        Some(Choice { member: self.members[place], cap: None })
+        Some(Choice { member: self.ids[place], cap: None })
     }
 
     /// The first place for the key within the bound; the least loaded when there is no key, or nobody is within it.
@@ -125,22 +130,19 @@ impl Tier {
             (None, None) => self.costs.least(within, ask.random),
         };
         if let Some(place) = place {
-            return Some(Choice {
-                member: self.members[place],
-                cap: bound.map(|bound| bound.cap(self.weights[place])),
-            });
+            return Some(Choice { member: self.ids[place], cap: bound.map(|bound| bound.cap(self.weights[place])) });
         }
         bound?;
         let unbound = |place: usize| Some(Load::warm(usable(place)?.active));
-        self.costs.least(unbound, ask.random).map(|place| Choice { member: self.members[place], cap: None })
+        self.costs.least(unbound, ask.random).map(|place| Choice { member: self.ids[place], cap: None })
     }
-}
 
-impl Method {
     /// The bound for one more connection, where the method has one.
-    pub(super) fn bound(self, totals: Totals) -> Option<Bound> {
-        match self {
-            Self::ConsistentHash(Hashing { bounded_load: Some(factor), .. }) => Bound::new(factor, totals),
+    pub(super) fn bound(&self, method: Method, ask: &Ask<'_>) -> Option<Bound> {
+        match method {
+            Method::ConsistentHash(Hashing { bounded_load: Some(factor), .. }) => {
+                Bound::new(factor, (ask.totals)(self.tier))
+            }
             _ => None,
         }
     }

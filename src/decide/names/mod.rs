@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::decide::balance::Tier;
 pub use services::{Branch, Service, branches};
 pub use target::{Target, TargetError};
 
@@ -24,21 +25,12 @@ const LONGEST_RETRY_MS: u64 = 30_000;
 /// One member that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Found {
-    /// Used before those of the other tier.
+    /// When it is used.
     pub tier: Tier,
     /// Where it listens.
     pub address: SocketAddr,
     /// The weight that the answer gives it, 1 to 1000; `None` where answers have none.
     pub weight: Option<u32>,
-}
-
-/// When a member is used. SRV records have any number of priorities, a pool has these two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Tier {
-    /// First.
-    Primary,
-    /// When no primary one can take the connection.
-    Backup,
 }
 
 /// What came back for one question.
@@ -119,7 +111,7 @@ impl LookupResult {
 }
 
 impl Known {
-    /// The members, primary ones first, then by address; empty before the first good answer.
+    /// The members, those of the first tier first, then by address; empty before the first good answer.
     pub fn set(&self) -> &Arc<[Found]> {
         &self.set
     }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Tier;
+use crate::decide::balance::Tier;
 
 /// Most records of one answer that are used: those of the lowest priority, the heaviest first. Each costs two questions.
 /// Chosen: 64 hosts with an address of each family still ask less than a zone of that size takes to write.
 pub const MOST_SERVICES: usize = 64;
+// Every priority is a tier of its own, before that of the configuration's backups.
+const _: () = assert!(MOST_SERVICES < Tier::COUNT);
 /// The largest weight of ours.
 const HEAVIEST: u64 = 1000;
 
@@ -39,11 +41,11 @@ pub struct Branch {
 impl Branch {
     /// The only branch of a host that is named itself.
     pub const fn of_host(host: Arc<str>, port: u16) -> Self {
-        Self { host, port, tier: Tier::Primary, weight: None }
+        Self { host, port, tier: Tier::FIRST, weight: None }
     }
 }
 
-/// Branches of an answer, and how many records are left out. The lowest priority is primary, every other is backup.
+/// Branches of an answer, and how many records are left out. Each priority is a tier, the lowest the first.
 /// Records of one priority without any weight (all 0) have none; otherwise weights stand as they are, unless one is
 /// over 1000 or 0: then they are scaled until the largest is about 1000, and at least 1.
 pub fn branches(mut services: Vec<Service>) -> (Vec<Branch>, usize) {
@@ -55,10 +57,9 @@ pub fn branches(mut services: Vec<Service>) -> (Vec<Branch>, usize) {
     services.dedup_by(|a, b| a.priority == b.priority && a.host == b.host && a.port == b.port);
     let left_out = services.len().saturating_sub(MOST_SERVICES);
     services.truncate(MOST_SERVICES);
-    let Some(lowest) = services.first().map(|service| service.priority) else { return (Vec::new(), left_out) };
     let mut branches = Vec::with_capacity(services.len());
-    for same in services.chunk_by(|a, b| a.priority == b.priority) {
-        let tier = if same[0].priority == lowest { Tier::Primary } else { Tier::Backup };
+    for (position, same) in services.chunk_by(|a, b| a.priority == b.priority).enumerate() {
+        let tier = Tier::at(position);
         let scale = Scale::of(same);
         branches.extend(same.iter().map(|service| Branch {
             host: Arc::clone(&service.host),

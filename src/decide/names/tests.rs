@@ -70,12 +70,12 @@ fn weights_of_services_keep_their_ratios() {
 }
 
 #[test]
-fn the_lowest_priority_is_primary_and_all_others_are_backup() {
+fn each_priority_is_a_tier_the_lowest_the_first() {
     let (branches, _) = branches(vec![service(20, 1, "c.test"), service(10, 5, "a.test"), service(30, 0, "d.test")]);
     let tiers: Vec<(&str, Tier, Option<u32>)> = branches.iter().map(|b| (&*b.host, b.tier, b.weight)).collect();
     assert_eq!(
         tiers,
-        [("a.test", Tier::Primary, Some(5)), ("c.test", Tier::Backup, Some(1)), ("d.test", Tier::Backup, None)]
+        [("a.test", Tier::FIRST, Some(5)), ("c.test", Tier::at(1), Some(1)), ("d.test", Tier::at(2), None)]
     );
 }
 
@@ -89,7 +89,7 @@ fn services_that_are_none_and_services_beyond_the_limit_are_left_out() {
     let many = (0..10_000).map(|number| service(number / 40, number % 7, &format!("h{number}.test"))).collect();
     let (used, left_out) = branches(many);
     assert_eq!((used.len(), left_out), (services::MOST_SERVICES, 10_000 - services::MOST_SERVICES));
-    assert_eq!(used.iter().filter(|branch| branch.tier == Tier::Primary).count(), 40, "the best are kept");
+    assert_eq!(used.iter().filter(|branch| branch.tier == Tier::FIRST).count(), 40, "the best are kept");
 }
 
 fn host() -> Vec<Branch> {
@@ -219,10 +219,10 @@ fn hosts_of_a_service_fail_one_by_one() {
     let set: Vec<(String, Tier, Option<u32>)> =
         known.set().iter().map(|found| (found.address.ip().to_string(), found.tier, found.weight)).collect();
     let want = [
-        ("10.0.0.1".to_owned(), Tier::Primary, Some(60)),
-        ("10.0.0.2".to_owned(), Tier::Primary, Some(40)),
-        ("10.0.0.3".to_owned(), Tier::Primary, Some(40)),
-        ("10.0.0.9".to_owned(), Tier::Backup, None),
+        ("10.0.0.1".to_owned(), Tier::FIRST, Some(60)),
+        ("10.0.0.2".to_owned(), Tier::FIRST, Some(40)),
+        ("10.0.0.3".to_owned(), Tier::FIRST, Some(40)),
+        ("10.0.0.9".to_owned(), Tier::at(1), None),
     ];
     assert_eq!(set, want);
     let second = vec![

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendBrief, Leg, ListenerBrief, PoolBrief, RelayPlan};
 use crate::config::{Limit, RelayNumbers, RelayPath};
+use crate::decide::balance::Tier;
 use crate::state::Heirs;
 
 /// What a session keeps of its listener.
@@ -39,7 +40,9 @@ pub struct BackendCopy {
     pool: Arc<str>,
     name: Arc<str>,
     address: SocketAddr,
+    /// What format 1 has in place of the tier.
     is_backup: bool,
+    tier: Option<usize>,
 }
 
 impl ListenerCopy {
@@ -92,13 +95,15 @@ impl BackendCopy {
             pool: Arc::clone(&backend.pool),
             name: Arc::clone(&backend.name),
             address: backend.address,
-            is_backup: brief.is_backup,
+            is_backup: brief.tier.is_backup(),
+            tier: Some(brief.tier.position()),
         }
     }
 
     /// Finds it here.
     pub fn find(&self, heirs: &Heirs, worker: usize) -> Rc<BackendBrief> {
         let backend = heirs.backend((Arc::clone(&self.pool), Arc::clone(&self.name), self.address));
-        Rc::new(BackendBrief { backend, pool: heirs.pool(&self.pool), is_backup: self.is_backup, worker })
+        let tier = self.tier.map_or(if self.is_backup { Tier::BACKUP } else { Tier::FIRST }, Tier::at);
+        Rc::new(BackendBrief { backend, pool: heirs.pool(&self.pool), tier, worker })
     }
 }

@@ -195,10 +195,12 @@ fn pool(row: &mut Row, control: &Control, pool: &Pool) {
     let members = || pool.backends.iter().zip(&pool.shares).zip(&pool.config.backends);
     let usable = |backup: bool| {
         let takes = |backend: &Backend, share: &Share| share.weight > 0 && backend.takes(places.health_ignored());
-        members().filter(|((backend, share), config)| config.backup == backup && takes(backend, share)).count()
+        members()
+            .filter(|((backend, share), config)| config.tier.is_backup() == backup && takes(backend, share))
+            .count()
     };
     let (act, bck) = (usable(false), usable(true));
-    let weight: u64 = places.weights.iter().map(|weight| weight.load(Ordering::Relaxed)).find(|w| *w > 0).unwrap_or(0);
+    let weight: u64 = places.tiers.weight_in_use();
     let total = sum(&|shard| shard.total.get());
     let shape = pool.state.trend.shape();
     row.set_shape(&shape);

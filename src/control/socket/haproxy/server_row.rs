@@ -14,7 +14,7 @@ pub fn fill(row: &mut Row, pool: &Pool, member: usize) {
     let (backend, share, config) = (&pool.backends[member], pool.shares[member], &pool.config.backends[member]);
     let vitals = backend.vitals();
     let (total, errors) = (backend.sum(|shard| shard.total.get()), connect_errors(backend));
-    let (active, backup) = (backend.active.count(), u32::from(config.backup));
+    let (active, backup) = (backend.active.count(), u32::from(config.tier.is_backup()));
     let ready = ready(backend);
     let shape = backend.trend.shape();
     let weight = weight(pool, backend, share);

@@ -20,7 +20,7 @@ fn random_life(table: Table, factor: f64, seed: u64) {
                 pool.active[member] -= 1;
             }
             _ => {
-                let [totals, _] = pool.totals();
+                let totals = pool.totals()(Tier::FIRST);
                 let key = Some(pool.random());
                 let Some(choice) = pool.next(key.filter(|_| roll % 16 != 15)) else {
                     assert!(pool.takes.iter().all(|takes| !takes));
@@ -117,14 +117,16 @@ fn when_the_untried_are_full_the_least_loaded_serves_without_a_cap() {
 }
 
 #[test]
-fn backups_have_a_bound_of_their_own() {
+fn every_tier_has_a_bound_of_its_own() {
     let mut all = members(&[100; 4]);
-    all[2].backup = true;
-    all[3].backup = true;
+    all[0].tier = Tier::at(1);
+    all[2].tier = Tier::BACKUP;
+    all[3].tier = Tier::BACKUP;
     let mut pool = Pool::new(hashing(Table::Ring, Some(1.0)), all, 10);
-    pool.active = vec![1000, 1000, 3, 2];
-    pool.takes[0] = false;
+    pool.active = vec![1000, 2000, 3, 2];
     pool.takes[1] = false;
+    assert_eq!(pool.next(Some(1)), Some(Choice { member: 0, cap: Some(1001) }), "alone in its tier");
+    pool.takes[0] = false;
     assert_eq!(pool.next(Some(1)), Some(Choice { member: 3, cap: Some(3) }));
 }
 
@@ -133,7 +135,7 @@ fn sums_that_are_behind_refuse_nobody() {
     let balancer = Balancer::new(hashing(Table::Maglev, Some(1.25)), &members(&[100; 3])).expect("small pool");
     let load = |_: MemberId| Some(Load::warm(u32::MAX));
     for totals in [Totals::default(), Totals { active: 0, weight: 1 }, Totals { active: u64::MAX, weight: u64::MAX }] {
-        let ask = Ask { tried: &Tried::default(), key: Some(1), random: 1, totals: [totals; 2] };
+        let ask = Ask { tried: &Tried::default(), key: Some(1), random: 1, totals: &|_| totals };
         assert!(balancer.next(&load, &ask, &mut balancer.turns(0)).is_some(), "{totals:?}");
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 fn the_order_is_that_of_the_picks_as_each_fails() {
     for method in all_methods() {
         let mut all = members(&[100, 50, 100, 0, 100, 20]);
-        all[4].backup = true;
+        all[4].tier = Tier::BACKUP;
         let mut pool = Pool::new(method, all, 21);
         pool.active = vec![4, 2, 3, 0, 0, 1];
         pool.takes[2] = false;
@@ -15,7 +15,8 @@ fn the_order_is_that_of_the_picks_as_each_fails() {
         // As in the data plane, with the same random numbers.
         let mut random = pool.dice;
         for choice in &explained.order {
-            let ask = Ask { tried: &pool.tried.clone(), key: Some(77), random, totals: pool.totals() };
+            let (tried, totals) = (pool.tried.clone(), pool.totals());
+            let ask = Ask { tried: &tried, key: Some(77), random, totals: &totals };
             let load = |id: MemberId| pool.takes[id].then(|| Load::warm(pool.active[id]));
             assert_eq!(pool.balancer.next(&load, &ask, &mut pool.turns), Some(*choice), "{method:?}");
             pool.tried.insert(choice.member);
@@ -31,7 +32,7 @@ fn the_order_is_that_of_the_picks_as_each_fails() {
 #[test]
 fn every_other_member_has_its_reason() {
     let mut all = members(&[100, 100, 100, 100, 0, 100]);
-    all[5].backup = true;
+    all[5].tier = Tier::BACKUP;
     let mut pool = Pool::new(hashing(Table::Maglev, Some(1.0)), all, 22);
     pool.takes[3] = false;
     let owner = pool.pick(Some(5));
@@ -47,7 +48,7 @@ fn every_other_member_has_its_reason() {
         ((owner + 1) % 3, PassedOver::Tried),
         (3, PassedOver::NotTaking),
         (4, PassedOver::WeightZero),
-        (5, PassedOver::Backup),
+        (5, PassedOver::LaterTier(Tier::BACKUP)),
     ];
     want.sort_by_key(|(member, _)| *member);
     assert_eq!(explained.passed_over, want);
@@ -58,21 +59,22 @@ fn every_other_member_has_its_reason() {
 }
 
 #[test]
-fn members_behind_the_first_come_later_and_backups_have_reasons_of_their_own() {
+fn members_behind_the_first_come_later_and_those_of_later_tiers_say_so() {
     let mut all = members(&[100, 100, 100, 100]);
-    all[2].backup = true;
-    all[3].backup = true;
+    all[2].tier = Tier::at(1);
+    all[3].tier = Tier::BACKUP;
     let mut pool = Pool::new(Method::LeastConnections, all, 23);
     pool.active = vec![1, 0, 0, 5];
     assert_eq!(
         pool.explain(None).passed_over,
-        [(0, PassedOver::Later), (2, PassedOver::Backup), (3, PassedOver::Backup)]
+        [(0, PassedOver::Later), (2, PassedOver::LaterTier(Tier::at(1))), (3, PassedOver::LaterTier(Tier::BACKUP))]
     );
     pool.takes[0] = false;
     pool.takes[1] = false;
     let explained = pool.explain(None);
     assert_eq!(explained.order[0].member, 2);
-    assert_eq!(explained.passed_over, [(0, PassedOver::NotTaking), (1, PassedOver::NotTaking), (3, PassedOver::Later)]);
+    let backup = (3, PassedOver::LaterTier(Tier::BACKUP));
+    assert_eq!(explained.passed_over, [(0, PassedOver::NotTaking), (1, PassedOver::NotTaking), backup]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn owners(members: Vec<Member>, table: Table, keys: u64) -> Vec<Box<str>> {
 fn the_order_of_the_file_does_not_matter() {
     for table in TABLES {
         let mut all = members(&[100, 50, 30, 100, 7, 100, 100, 1]);
-        all[2].backup = true;
+        all[2].tier = Tier::BACKUP;
         let digest =
             |all: &[Member]| Balancer::new(hashing(table, None), all).expect("small pool").digest().map(str::to_owned);
         let (before, digest_before) = (owners(all.clone(), table, 20_000), digest(&all));
@@ -53,7 +53,7 @@ fn digests_differ_with_whatever_tables_are_made_from() {
     let mut renamed = base.clone();
     renamed[1].name = "b1x".into();
     let mut backup = base.clone();
-    backup[2].backup = true;
+    backup[2].tier = Tier::BACKUP;
     let mut joined = base.clone();
     joined[0].name = "b".into();
     joined[1].name = "0b1".into();
@@ -171,7 +171,7 @@ fn a_dead_pool_is_not_searched_slot_by_slot() {
             asked.set(asked.get() + 1);
             None
         };
-        let ask = Ask { tried: &Tried::default(), key: Some(12_345), random: 0, totals: [Totals::default(); 2] };
+        let ask = Ask { tried: &Tried::default(), key: Some(12_345), random: 0, totals: &|_| Totals::default() };
         assert_eq!(balancer.next(&nobody, &ask, &mut balancer.turns(0)), None);
         assert!(asked.get() <= count + 64, "{table:?}, {count}: asked {} times", asked.get());
         let last = |id: MemberId| (id == count - 1).then_some(Load::warm(0));

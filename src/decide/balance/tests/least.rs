@@ -111,7 +111,7 @@ fn as_many_balls_as_bins_fill_no_bin_above_four_with_two_choices() {
 fn fill_without_sums(mut pool: Pool, count: usize) -> Vec<u32> {
     for _ in 0..count {
         let random = pool.random();
-        let ask = Ask { tried: &Tried::default(), key: None, random, totals: [Totals::default(); 2] };
+        let ask = Ask { tried: &Tried::default(), key: None, random, totals: &|_| Totals::default() };
         let load = |id: MemberId| Some(Load::warm(pool.active[id]));
         let choice = pool.balancer.next(&load, &ask, &mut pool.turns).expect("all usable");
         pool.active[choice.member] += 1;

@@ -13,7 +13,8 @@ use super::*;
 
 /// Members `b0`, `b1`, ... with these weights; none is a backup.
 fn members(weights: &[u32]) -> Vec<Member> {
-    let member = |(id, weight): (usize, &u32)| Member { name: format!("b{id}").into(), weight: *weight, backup: false };
+    let member =
+        |(id, weight): (usize, &u32)| Member { name: format!("b{id}").into(), weight: *weight, tier: Tier::FIRST };
     weights.iter().enumerate().map(member).collect()
 }
 
@@ -68,26 +69,27 @@ impl Pool {
     }
 
     /// The sums over members that take connections.
-    fn totals(&self) -> [Totals; 2] {
-        [false, true].map(|backup| {
-            let of_tier = |id: &usize| self.takes[*id] && self.members[*id].backup == backup;
-            let takers: Vec<usize> = (0..self.members.len()).filter(of_tier).collect();
+    fn totals(&self) -> impl Fn(Tier) -> Totals + use<> {
+        let member = |id: usize| (self.members[id].tier, self.active[id], self.members[id].weight);
+        let takers: Vec<_> = (0..self.members.len()).filter(|id| self.takes[*id]).map(member).collect();
+        move |wanted| {
+            let of_tier = || takers.iter().filter(|(tier, ..)| *tier == wanted);
             Totals {
-                active: takers.iter().map(|id| u64::from(self.active[*id])).sum(),
-                weight: takers.iter().map(|id| u64::from(self.members[*id].weight)).sum(),
+                active: of_tier().map(|(_, active, _)| u64::from(*active)).sum(),
+                weight: of_tier().map(|(.., weight)| u64::from(*weight)).sum(),
             }
-        })
+        }
     }
 
     fn next(&mut self, key: Option<u64>) -> Option<Choice> {
-        let totals = self.totals();
-        let ask = Ask { tried: &self.tried.clone(), key, random: self.random(), totals };
+        let (random, totals) = (self.random(), self.totals());
+        let ask = Ask { tried: &self.tried, key, random, totals: &totals };
         let load = |id: MemberId| self.takes[id].then(|| Load { active: self.active[id], ramp: self.ramps[id] });
         self.balancer.next(&load, &ask, &mut self.turns)
     }
 
     fn explain(&self, key: Option<u64>) -> Explained {
-        let ask = Ask { tried: &self.tried, key, random: self.dice, totals: self.totals() };
+        let ask = Ask { tried: &self.tried, key, random: self.dice, totals: &self.totals() };
         let load = |id: MemberId| self.takes[id].then(|| Load { active: self.active[id], ramp: self.ramps[id] });
         self.balancer.explain(&load, &ask, &self.turns)
     }
@@ -119,7 +121,7 @@ fn tried_unusable_and_weightless_members_are_passed_over_and_backups_come_last()
     for method in all_methods() {
         for key in [Some(7), None] {
             let mut all = members(&[100, 100, 0, 100]);
-            all[3].backup = true;
+            all[3].tier = Tier::BACKUP;
             let mut pool = Pool::new(method, all, 7);
             pool.takes[1] = false;
             for (number, want) in [Some(0), Some(3), None].into_iter().enumerate() {
@@ -131,6 +133,31 @@ fn tried_unusable_and_weightless_members_are_passed_over_and_backups_come_last()
             }
         }
     }
+}
+
+#[test]
+fn tiers_serve_one_after_the_other_and_by_the_method_within_each() {
+    for method in all_methods() {
+        let mut all = members(&[100; 9]);
+        // Not in the order of the members, and with tiers between them that have nobody.
+        for (member, tier) in all.iter_mut().zip([3, 3, 7, 0, 0, 7, 64, 3, 64]) {
+            member.tier = Tier::at(tier);
+        }
+        let mut pool = Pool::new(method, all, 8);
+        for (number, want) in [vec![3, 4], vec![0, 1, 7], vec![2, 5], vec![6, 8]].into_iter().enumerate() {
+            let mut seen: Vec<MemberId> = (0..200).map(|key| pool.pick(Some(next_random(key)))).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, want, "{method:?}: tier {number}");
+            for member in want {
+                pool.takes[member] = false;
+            }
+        }
+        assert_eq!(pool.next(Some(1)), None, "{method:?}");
+        pool.takes[5] = true;
+        assert_eq!(pool.pick(Some(1)), 5, "{method:?}: back at once");
+    }
+    assert!(Tier::BACKUP > Tier::at(Tier::COUNT - 2) && Tier::at(500) == Tier::BACKUP && !Tier::FIRST.is_backup());
 }
 
 #[test]
