@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::config::{CheckKind, Config, HealthCheck, LogTarget};
-use crate::control::{self, BindError, ConfigSource, DataPlane, Heir, LogError, SocketError, StatusSocket};
+use crate::control::{self, ConfigSource, DataPlane, Heir, LogError, PrepareError, SocketError, StatusSocket};
 use crate::proxy;
 use crate::state::{Operators, Resolution, Shared, Snapshot, Supplement};
 use crate::sys::privileges::{self, Closed, Files};
@@ -34,7 +34,7 @@ pub enum StartError {
     /// The status socket cannot be opened.
     Socket(SocketError),
     /// A listener cannot be bound.
-    Bind(BindError),
+    Prepare(PrepareError),
     /// The metrics address cannot be bound.
     Metrics(SocketAddr, io::Error),
     /// Threads or runtimes cannot be started.
@@ -52,7 +52,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Log(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
-            Self::Bind(error) => error.fmt(f),
+            Self::Prepare(error) => error.fmt(f),
             Self::Metrics(address, cause) => {
                 let advice = control::bind_advice(*address, cause);
                 write!(f, "cannot bind metrics address {address}: {cause}{advice}")
@@ -108,8 +108,7 @@ fn start(
         Some(inherited) => Given::inherited(inherited),
         None => Given::activated(handed_over, &config)?,
     };
-    let cpus = limits::allowed_cpus();
-    let workers = config.global.workers.unwrap_or(cpus.len()).max(1);
+    let workers = config.global.workers_on(limits::allowed_cpus().len());
     let shared = Arc::new(Shared::new(workers, log));
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(StartError::System)?;
@@ -138,14 +137,14 @@ fn start(
             snapshot.generation = estate.generation() + 1;
         }
         let snapshot = Arc::new(snapshot);
-        let mut plane = Workers::new(workers, given.listeners);
-        plane.prepare(&snapshot).map_err(StartError::Bind)?;
+        let mut plane = Workers::new(given.listeners);
+        plane.prepare(&snapshot).map_err(StartError::Prepare)?;
         plane.keep_only(&given.activated);
         // Before workers are started, which then have none either.
         if let Err(error) = privileges::give_up_capabilities() {
             tracing::warn!(%error, "capabilities are kept");
         }
-        plane.start(&cpus, &shared, &snapshot).map_err(StartError::System)?;
+        plane.start(&shared, &snapshot).map_err(StartError::System)?;
         let plane = Box::new(plane);
         let heir = heir.take().zip(given.estate);
         let start = control::Start {

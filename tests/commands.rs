@@ -348,7 +348,7 @@ fn differences_say_what_a_reload_would_do() {
     assert_eq!(of("pool shop", "changed", Some("health.interval")), "from the next check or connection on");
     assert_eq!(of("global", "changed", Some("removed-sessions")), "takes effect at once");
     assert_eq!(of("global", "added", Some("metrics")), "takes effect at once");
-    assert_eq!(of("global", "changed", Some("workers")), "takes effect by `sluice upgrade` or a restart");
+    assert_eq!(of("global", "changed", Some("workers")), "takes effect at once; open sessions stay on their worker");
 }
 
 #[test]

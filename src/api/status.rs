@@ -52,6 +52,9 @@ pub struct WorkerReport {
     /// Whether it has done nothing for five seconds or more.
     #[serde(default)]
     pub stuck: bool,
+    /// Whether a reload has made workers fewer: it accepts nothing any more, and finishes its sessions.
+    #[serde(default)]
+    pub rests: bool,
 }
 
 /// Bytes by the way that they took.
@@ -155,4 +158,7 @@ pub struct ConfigReport {
     pub generation: u64,
     /// What is in force, defaults filled in, as TOML.
     pub config: String,
+    /// Keys that a reload leaves as they are, such as `global.status-socket`, and what brings another value into force.
+    #[serde(default)]
+    pub fixed: BTreeMap<String, String>,
 }

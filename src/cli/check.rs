@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use toml::Table;
 
 use super::connection::Connection;
 use super::output::{Exit, data, json as print_json, message, message_colour, message_styled, note};
@@ -72,12 +71,12 @@ pub fn check(globals: &Globals, args: &CheckArgs) -> Exit {
 
 /// What a reload would leave as it is, if a daemon runs and may be asked.
 fn fixed_keys(globals: &Globals, config: &Config) -> Vec<FixedChange> {
-    let running = || -> Option<Table> {
+    let named = || -> Option<Vec<FixedChange>> {
         let mut connection = Connection::open(&globals.socket, ASK_LIMIT).ok()?;
         let report: ConfigReport = connection.ask("config", &json!({})).ok()?;
-        report.config.parse().ok()
+        Some(config::fixed_changes(&report.config.parse().ok()?, &report.fixed, config))
     };
-    running().map(|running| config::fixed_changes(&running, config)).unwrap_or_default()
+    named().unwrap_or_default()
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -1,6 +1,8 @@
 //! `sluice config diff`: what a reload would change, and what that means for sessions that are open. Compares effective
 //! configurations, defaults filled in, so that what is only written differently is no difference.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::json;
 use toml::{Table as Toml, Value};
@@ -12,7 +14,7 @@ use super::output::{Exit, json as print_json, message, note};
 use super::table::{Cell, Column, Note, Place, Table, Tone};
 use super::{ConfigArgs, Globals};
 use crate::api::{BackendReport, ConfigReport};
-use crate::config::{self, Config, FixedKey, RemovedSessions, Sources};
+use crate::config::{self, Config, RemovedSessions, Sources};
 
 /// Examples of `config diff`.
 pub const EXAMPLES: &str = "Exit codes: 0 a reload would change nothing, 1 it would change something, 3 the configuration is invalid.\n\n\
@@ -59,7 +61,7 @@ fn compare(globals: &Globals, args: &ConfigArgs) -> Result<Exit, Exit> {
         })
     };
     let (old, new) = (read(&running.config)?, read(&config::dump(&config))?);
-    let mut comparison = Comparison { config: &config, backends: &backends, found: Vec::new() };
+    let mut comparison = Comparison { config: &config, backends: &backends, fixed: &running.fixed, found: Vec::new() };
     comparison.whole(&old, &new);
     let found = comparison.found;
     if globals.json {
@@ -101,6 +103,8 @@ struct Comparison<'a> {
     config: &'a Config,
     /// What is running.
     backends: &'a [BackendReport],
+    /// Keys that a reload leaves as they are.
+    fixed: &'a BTreeMap<String, String>,
     found: Vec<Difference>,
 }
 
@@ -110,8 +114,8 @@ impl Comparison<'_> {
             let empty = Toml::new();
             let table = |root: &'_ Toml| root.get(section).and_then(Value::as_table).unwrap_or(&empty).clone();
             self.keys(section, "", &table(old), &table(new), &|key| {
-                let fixed = FixedKey::find(&format!("{section}.{key}"));
-                fixed.map_or_else(|| effect_of(section, key), |fixed| fixed.effect).to_owned()
+                let fixed = self.fixed.get(&format!("{section}.{key}"));
+                fixed.cloned().unwrap_or_else(|| effect_of(section, key).to_owned())
             });
         }
         self.named("listener", &by_name(old.get("listener")), &by_name(new.get("listener")));
@@ -250,6 +254,7 @@ impl Comparison<'_> {
 fn effect_of(kind: &str, key: &str) -> &'static str {
     match (kind, key) {
         ("global", "status-socket") => "takes effect at once; one that the service manager opened stays where it is",
+        ("global", "workers") => "takes effect at once; open sessions stay on their worker",
         ("global" | "log", _) => "takes effect at once",
         ("listener", "bind") => "what is new is bound, what is gone is closed; open sessions run on",
         ("pool", key) if key.starts_with("health") || key.starts_with("passive") => {

@@ -35,7 +35,7 @@ use crate::decide::route::Conditions;
 pub use backends::{Address, Backend, DEFAULT_WEIGHT, MOST_WEIGHT};
 pub use check::check;
 pub use dump::{dump, table};
-pub use fixed::{FixedChange, FixedKey, fixed_changes};
+pub use fixed::{FixedChange, fixed_changes};
 pub use health::{
     Agent, CheckKind, ClientCertificate, Encryption, Exec, Expect, HealthCheck, Http, Https, Ldap, Loaded, MySql,
     Postgres, Redis, Smtp, Step, Tcp, Tls, TlsHello, Trust, Verify,
@@ -87,6 +87,13 @@ pub struct Global {
     pub resolvers: Vec<SocketAddr>,
     /// When bytes are copied and when they are spliced.
     pub relay: RelayNumbers,
+}
+
+impl Global {
+    /// Worker threads where the process may run on so many CPUs.
+    pub fn workers_on(&self, cpus: usize) -> usize {
+        self.workers.unwrap_or(cpus).max(1)
+    }
 }
 
 /// `[global.relay]`.

@@ -24,9 +24,10 @@ pub fn watch(shared: &Arc<Shared>) {
 
 /// Says in log and metrics when a worker's heart has stopped, and when it beats again.
 async fn report(shared: Arc<Shared>) {
-    let mut last: Vec<(u64, u32)> = vec![(0, 0); shared.workers.len()];
+    let mut last: Vec<(u64, u32)> = Vec::new();
     loop {
         sleep(LOOK).await;
+        last.resize(shared.workers.iter().count(), (0, 0));
         for (number, (worker, (beats, missed))) in shared.workers.iter().zip(&mut last).enumerate() {
             let now = worker.heartbeats.get();
             let was_stuck = worker.is_stuck.load(Ordering::Relaxed);
@@ -54,11 +55,12 @@ fn feed_watchdog(shared: &Arc<Shared>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let shared = Arc::clone(shared);
     spawn_local(async move {
-        let mut last: Vec<u64> = vec![0; shared.workers.len()];
+        let mut last: Vec<u64> = Vec::new();
         let mut stale = Duration::ZERO;
         let pause = limit / 4;
         loop {
             let beats: Vec<u64> = shared.workers.iter().map(|worker| worker.heartbeats.get()).collect();
+            last.resize(beats.len(), 0);
             let all_beat = beats.iter().zip(&last).all(|(now, before)| now > before);
             stale = if all_beat { Duration::ZERO } else { stale + pause };
             if all_beat {

@@ -132,7 +132,7 @@ pub async fn run(start: Start) -> Result<(), String> {
     }
     drop(starting);
     if stop.is_none() {
-        announce(&snapshot, shared.workers.len());
+        announce(&snapshot);
         spawn_local(renewal::keep_up(Handle::clone(&control)));
         spawn_local(overrides::keep_time(Handle::clone(&control)));
         spawn_local(sampler::sample(Handle::clone(&control)));
@@ -203,7 +203,7 @@ fn settle(control: &Handle, snapshot: &Arc<Snapshot>, names: &Resolution) -> Arc
     let renew = || {
         let operators = control.operators.borrow();
         let supplement = Supplement { names, operators: &operators };
-        snapshot.renewed(&supplement, control.shared.workers.len())
+        snapshot.renewed(&supplement)
     };
     let renewed = renew().or_else(|error| {
         tracing::error!(%error, "added backends are not used");
@@ -224,13 +224,13 @@ fn settle(control: &Handle, snapshot: &Arc<Snapshot>, names: &Resolution) -> Arc
     snapshot
 }
 
-fn announce(snapshot: &Snapshot, workers: usize) {
+fn announce(snapshot: &Snapshot) {
     for listener in &snapshot.listeners {
         let (name, bind) = (&*listener.config.name, &listener.config.bind);
         tracing::info!(listener = name, ?bind, "listening");
     }
     let socket = snapshot.config.global.status_socket.display();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers, %socket, "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = snapshot.workers, %socket, "ready");
     tell_systemd(&[NotifyState::Ready]);
 }
 

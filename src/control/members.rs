@@ -125,7 +125,7 @@ async fn bring_into_force(control: &Handle, wanted: Operators) -> Result<(), Fai
     let old = control.snapshot();
     let names = control.names.borrow().resolution();
     let supplement = Supplement { names: &names, operators: &wanted };
-    let renewed = old.renewed(&supplement, control.shared.workers.len());
+    let renewed = old.renewed(&supplement);
     if let Some(snapshot) = renewed.map_err(|error| Failure::new("too_many", error.to_string()))? {
         let put = reload::put_in_force(control, &old, Arc::new(snapshot)).await;
         put.map_err(|error| Failure::new("failed", error))?;

@@ -96,8 +96,8 @@ impl fmt::Display for ConfigSource {
 
 /// What the control plane asks of the data plane. The composition root connects the two: neither imports the other.
 pub trait DataPlane {
-    /// Binds what `snapshot` wants and is not bound; on an error nothing changes.
-    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError>;
+    /// Binds what `snapshot` wants and is not bound, and starts workers that are missing; on an error nothing changes.
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), PrepareError>;
     /// Puts a snapshot in force that was prepared before; each worker says when it has it.
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>>;
     /// Stops accepting; workers end once their sessions have.
@@ -128,27 +128,37 @@ pub trait DataPlane {
     fn count(&self, tallies: &Arc<Tallies>, snapshot: &Arc<Snapshot>) -> Vec<Receiver<()>>;
 }
 
-/// An address that could not be bound.
+/// Why the data plane cannot take a generation.
 #[derive(Debug)]
-pub struct BindError {
-    /// The listener.
-    pub listener: Arc<str>,
-    /// The address.
-    pub address: SocketAddr,
-    /// Why.
-    pub cause: std::io::Error,
+pub enum PrepareError {
+    /// An address could not be bound.
+    Bind {
+        /// The listener.
+        listener: Arc<str>,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// There cannot be as many workers as it wants.
+    Workers(io::Error),
 }
 
-impl fmt::Display for BindError {
+impl fmt::Display for PrepareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, address, cause } = self;
-        write!(f, "listener {listener} cannot bind {address}: {cause}{}", bind_advice(*address, cause))
+        match self {
+            Self::Bind { listener, address, cause } => {
+                write!(f, "listener {listener} cannot bind {address}: {cause}{}", bind_advice(*address, cause))
+            }
+            Self::Workers(cause) => write!(f, "cannot change the number of workers: {cause}"),
+        }
     }
 }
 
-impl std::error::Error for BindError {
+impl std::error::Error for PrepareError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
+        let (Self::Bind { cause, .. } | Self::Workers(cause)) = self;
+        Some(cause)
     }
 }
 

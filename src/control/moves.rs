@@ -1,6 +1,7 @@
 //! What a reload moves besides the data plane: the log, the status socket, the address for metrics. All of it is opened before
 //! anything changes, and moved once the new generation is in force.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -62,6 +63,13 @@ async fn open_log(target: &LogTarget) -> Result<Box<dyn LogOutput>, String> {
         Ok(Ok(opened)) => opened.map_err(|error| error.to_string()),
         Ok(Err(_)) | Err(_) => Err(format!("the log could not be opened within {OPEN_LIMIT:?}")),
     }
+}
+
+/// What stays as it is, and what brings another value into force.
+pub fn fixed(control: &Control) -> BTreeMap<String, String> {
+    let is_ours = control.served.of_status(StatusSocket::owns_file) != Some(false);
+    let fixed = [("global.status-socket", "it stays where it is: the service manager opened it")];
+    fixed.into_iter().filter(|_| !is_ours).map(|(key, effect)| (key.to_owned(), effect.to_owned())).collect()
 }
 
 fn open_status(control: &Control, running: &Config, config: &mut Config) -> Result<Option<StatusSocket>, String> {

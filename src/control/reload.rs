@@ -13,10 +13,11 @@ use super::overrides::keep;
 use super::renewal::GATHER;
 use super::{Handle, members, moves, names, probes, standing};
 use crate::api::ReloadReport;
-use crate::config::{self, Config, RemovedSessions, Severity, Sources, check};
+use crate::config::{Config, RemovedSessions, Severity, Sources, check};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Health;
 use crate::state::{Backend, Matching, Rules, Snapshot, Supplement, removed_rules};
+use crate::sys::limits;
 
 /// Longest wait for the workers.
 const INSTALL_LIMIT: Duration = Duration::from_secs(2);
@@ -133,17 +134,13 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
         return Err(format!("{count} {errors} in the configuration, the first: {first}"));
     };
     let old = control.snapshot();
-    for change in config::fixed_changes(&config::table(&old.config), &config) {
-        let config::FixedChange { key, running, file, effect } = change;
-        tracing::warn!(key, running, file, "changed in the file, {effect}");
-    }
-    config.keep_fixed(&old.config);
     let moves = moves::prepare(control, &old.config, &mut config).await?;
     let resolution = names::add(control, &config).await;
     let built = {
+        let workers = config.global.workers_on(limits::allowed_cpus().len());
         let operators = control.operators.borrow();
         let supplement = Supplement { names: &resolution, operators: &operators };
-        Snapshot::build(Arc::new(config), Some(&old), &supplement, control.shared.workers.len())
+        Snapshot::build(Arc::new(config), Some(&old), &supplement, workers)
     };
     let outcome = match built {
         Ok(snapshot) => put_in_force(control, &old, Arc::new(snapshot)).await,

@@ -32,7 +32,7 @@ pub async fn renew(control: &Handle) {
     let renewed = {
         let operators = control.operators.borrow();
         let supplement = Supplement { names: &resolution, operators: &operators };
-        old.renewed(&supplement, control.shared.workers.len())
+        old.renewed(&supplement)
     };
     let outcome = match renewed {
         Ok(None) => return,

@@ -64,7 +64,7 @@ fn connections(pool: &Pool) -> u64 {
 
 fn of_listener(listener: &Listener) -> Sample {
     let mut sample = Sample::default();
-    for shard in &listener.state.shards {
+    for shard in listener.state.shards.iter() {
         sample.connections += shard.total.get();
         sample.active += shard.active.load(Ordering::Relaxed).max(0) as u64;
         sample.bytes_up += shard.bytes_up.get();

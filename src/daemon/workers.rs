@@ -12,21 +12,29 @@ use tokio::sync::oneshot;
 
 use super::given::Listeners;
 use crate::api::{SessionReport, SessionsParams};
-use crate::control::{BindError, DataPlane};
+use crate::control::{DataPlane, PrepareError};
 use crate::decide::close::CloseReason;
-use crate::proxy::{self, Command, Generation, Listening, WorkerHandle};
+use crate::proxy::{self, Command, Generation, Listening, Sockets, WorkerHandle};
 use crate::state::{Heirs, Matching, Shared, Snapshot, Tallies};
 use crate::sys::channel::{Channel, Parcel};
 use crate::sys::privileges::Binding;
-use crate::sys::{descriptors, socket};
+use crate::sys::{descriptors, limits, socket};
 
 /// Workers have closed a listening socket by then.
 const CLOSING: Duration = Duration::from_secs(5);
+/// Longest wait for the listening sockets of workers that become more or fewer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The workers.
 pub struct Workers {
+    /// Those that run. A reload that makes them fewer leaves the rest without listening sockets: their sessions go on.
     handles: Vec<WorkerHandle>,
+    /// How the next one is started; `None` before the first.
+    hiring: Option<Hiring>,
+    /// How many accept.
     count: usize,
+    /// Listening sockets that are to be shared out anew when the next generation is installed, by their addresses.
+    moving: Option<HashMap<SocketAddr, Vec<socket2::Socket>>>,
     /// Addresses that are bound.
     bound: HashSet<SocketAddr>,
     /// New sockets, per worker, until they are installed.
@@ -39,12 +47,20 @@ pub struct Workers {
     left: HashMap<SocketAddr, Instant>,
 }
 
+/// What workers are started with.
+struct Hiring {
+    shared: Arc<Shared>,
+    seed: u64,
+}
+
 impl Workers {
-    /// As many as `count`, not started yet. `handed_over` are sockets that are open already.
-    pub fn new(count: usize, handed_over: Listeners) -> Self {
+    /// None yet. `handed_over` are sockets that are open already.
+    pub fn new(handed_over: Listeners) -> Self {
         Self {
             handles: Vec::new(),
-            count,
+            hiring: None,
+            count: 0,
+            moving: None,
             bound: HashSet::new(),
             prepared: Vec::new(),
             handed_over,
@@ -57,22 +73,80 @@ impl Workers {
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn start(&mut self, cpus: &[usize], shared: &Arc<Shared>, snapshot: &Snapshot) -> io::Result<()> {
+    pub fn start(&mut self, shared: &Arc<Shared>, snapshot: &Snapshot) -> io::Result<()> {
         let seed =
             std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), std::process::id());
-        for id in 0..self.count {
-            // With as many CPUs as workers each gets its own; with fewer the scheduler decides.
-            let cpu = if self.count <= cpus.len() { cpus.get(id).copied() } else { None };
+        self.hiring = Some(Hiring { shared: Arc::clone(shared), seed });
+        self.hire(snapshot)?;
+        self.count = snapshot.workers;
+        self.introduce();
+        Ok(())
+    }
+
+    /// Starts those that are missing. Until they are told more they do nothing.
+    fn hire(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let Some(Hiring { shared, seed }) = &self.hiring else { return Ok(()) };
+        for id in self.handles.len()..snapshot.workers {
             let log = snapshot.config.log.clone();
-            self.handles.push(proxy::spawn(id, cpu, Arc::clone(shared), log, seed)?);
+            self.handles.push(proxy::spawn(id, Arc::clone(shared), log, *seed)?);
         }
+        Ok(())
+    }
+
+    /// Tells each of the others, and on which CPUs it is to run.
+    fn introduce(&self) {
+        let cpus = limits::allowed_cpus();
         for (id, handle) in self.handles.iter().enumerate() {
             let others = self.handles.iter().enumerate().filter(|(other, _)| *other != id);
             let others = others.map(|(_, other)| other.commands.downgrade()).collect();
-            // As below.
-            let _ = handle.commands.send(Command::Meet(others));
+            // With as many CPUs as workers each gets its own; with fewer the scheduler decides.
+            let own = cpus.get(id).filter(|_| self.count <= cpus.len());
+            let cpus = own.map_or_else(|| cpus.clone(), |cpu| vec![*cpu]);
+            // A worker that is gone is noticed by the watchdog.
+            let _ = handle.commands.send(Command::Meet(others, cpus));
         }
-        Ok(())
+    }
+
+    /// The listening sockets that are open, each once, by their addresses as configured.
+    fn open_sockets(&self, limit: Duration) -> io::Result<HashMap<SocketAddr, Vec<socket2::Socket>>> {
+        let mut all: HashMap<SocketAddr, Vec<socket2::Socket>> = HashMap::new();
+        let mut seen = HashSet::new();
+        for answer in self.ask_all(Command::Sockets) {
+            let late = |_: RecvTimeoutError| io::Error::other("a worker did not answer in time");
+            for (bind, socket) in answer.recv_timeout(limit).map_err(late)?? {
+                if seen.insert(socket::identity(&socket)?) {
+                    all.entry(bind).or_default().push(socket);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Sockets of addresses that stay, for workers that have become more or fewer. Nobody is lost who waits in one: it goes
+    /// on elsewhere. Those that are missing are opened now, when their worker is about to accept from them.
+    fn share_out_anew(&mut self, wanted: &[(usize, SocketAddr)], open: HashMap<SocketAddr, Vec<socket2::Socket>>) {
+        let _binding = Binding::begin();
+        for (address, mut sockets) in open {
+            if !wanted.iter().any(|(_, bind)| *bind == address) {
+                continue;
+            }
+            // The service manager's are as many as it says; of ours each worker has one, and some share where that fails.
+            while sockets.len() < self.count && !self.handed_over.contains_key(&address) {
+                match socket::local_address(&sockets[0]).and_then(socket::listen) {
+                    Ok(socket) => {
+                        report_store(address, descriptors::keep(address, &socket));
+                        sockets.push(socket);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "cannot open a socket for each worker, some share one");
+                        break;
+                    }
+                }
+            }
+            if let Err(error) = share_out(address, &sockets, &mut self.prepared) {
+                tracing::error!(%address, %error, "a worker has no listening socket");
+            }
+        }
     }
 
     /// Keeps only those handed-over sockets that the service manager opened: workers have the others.
@@ -130,12 +204,18 @@ fn addresses(snapshot: &Snapshot) -> Vec<(usize, SocketAddr)> {
 }
 
 impl DataPlane for Workers {
-    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), BindError> {
-        let mut fresh: Vec<Vec<(SocketAddr, socket2::Socket)>> = (0..self.count).map(|_| Vec::new()).collect();
+    fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), PrepareError> {
+        self.moving = None;
+        // Before the right to bind is there, which threads would inherit.
+        if self.hiring.is_some() && snapshot.workers != self.count {
+            self.hire(snapshot).map_err(PrepareError::Workers)?;
+            self.moving = Some(self.open_sockets(ANSWER_LIMIT).map_err(PrepareError::Workers)?);
+        }
+        let mut fresh: Vec<Vec<(SocketAddr, socket2::Socket)>> = (0..snapshot.workers).map(|_| Vec::new()).collect();
         let wanted = addresses(snapshot);
         let _binding = Binding::begin();
         for (listener, address) in wanted.iter().filter(|(_, address)| !self.bound.contains(address)) {
-            let failed = |cause| BindError {
+            let failed = |cause| PrepareError::Bind {
                 listener: Arc::clone(&snapshot.listeners[*listener].config.name),
                 address: *address,
                 cause,
@@ -169,8 +249,17 @@ impl DataPlane for Workers {
 
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
         let wanted = addresses(snapshot);
+        let mut given = Sockets::New;
+        if let Some(open) = self.moving.take() {
+            self.count = snapshot.workers;
+            self.share_out_anew(&wanted, open);
+            self.introduce();
+            given = Sockets::All;
+        }
         let mut taken = Vec::new();
-        for (handle, mut sockets) in self.handles.iter().zip(std::mem::take(&mut self.prepared)) {
+        let mut prepared = std::mem::take(&mut self.prepared).into_iter();
+        for handle in &self.handles {
+            let (mut sockets, given) = prepared.next().map_or((Vec::new(), Sockets::None), |sockets| (sockets, given));
             let listening = wanted.iter().map(|(listener, bind)| {
                 let new = sockets.extract_if(.., |(address, _)| address == bind).map(|(_, socket)| socket);
                 Listening { bind: *bind, listener: *listener, sockets: new.collect() }
@@ -178,7 +267,7 @@ impl DataPlane for Workers {
             let listening = listening.collect();
             // A worker that is gone is noticed by the watchdog.
             let (answer, has_it) = oneshot::channel();
-            let generation = Generation { snapshot: Arc::clone(snapshot), listening };
+            let generation = Generation { snapshot: Arc::clone(snapshot), listening, given };
             let _ = handle.commands.send(Command::Install(generation, answer));
             taken.push(has_it);
         }
@@ -221,13 +310,12 @@ impl DataPlane for Workers {
     fn has_ended(&self) -> bool {
         self.handles.iter().all(|handle| handle.thread.is_finished())
     }
+
     fn sockets(&self, limit: Duration) -> io::Result<Vec<(SocketAddr, bool, OwnedFd)>> {
         let mut all = Vec::new();
-        for answer in self.ask_all(Command::Sockets) {
-            let late = |_: RecvTimeoutError| io::Error::other("a worker did not answer in time");
-            for (bind, socket) in answer.recv_timeout(limit).map_err(late)?? {
-                all.push((bind, self.handed_over.contains_key(&bind), socket.into()));
-            }
+        for (bind, sockets) in self.open_sockets(limit)? {
+            let activated = self.handed_over.contains_key(&bind);
+            all.extend(sockets.into_iter().map(|socket| (bind, activated, socket.into())));
         }
         // The service manager's, of listeners that may come back.
         for (bind, sockets) in self.handed_over.iter().filter(|(bind, _)| !self.bound.contains(bind)) {

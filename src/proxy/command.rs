@@ -51,8 +51,8 @@ pub enum Command {
     TakeUpLate(Parcel, Arc<Heirs>),
     /// Add counts of another process, and say so.
     Count(Arc<Tallies>, Arc<Snapshot>, SyncSender<()>),
-    /// Know the other workers.
-    Meet(Vec<mpsc::WeakUnboundedSender<Self>>),
+    /// Know the other workers, and run on these CPUs.
+    Meet(Vec<mpsc::WeakUnboundedSender<Self>>, Vec<usize>),
     /// Say on which backends a source has sessions; asked by another worker.
     Locate {
         /// Through this listener.
@@ -71,6 +71,19 @@ pub struct Generation {
     pub snapshot: Arc<Snapshot>,
     /// Every address of every listener; those not in it are closed.
     pub listening: Vec<Listening>,
+    /// What the sockets in there are.
+    pub given: Sockets,
+}
+
+/// What a worker is given of listening sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// Those that it does not have yet.
+    New,
+    /// All that it is to have. What it gives up goes on elsewhere, with those who wait in it.
+    All,
+    /// None, now that there are to be fewer workers: it only has its sessions to finish.
+    None,
 }
 
 /// One address of one listener.

@@ -9,7 +9,7 @@ use socket2::Socket;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::accept::{self, Door};
-use super::command::{Generation, Listening};
+use super::command::{Generation, Listening, Sockets};
 use super::faults::essential;
 use super::view;
 use super::worker::Worker;
@@ -29,7 +29,11 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
         worker.log.replace(log.clone());
     }
     let (pools, listeners) = view::listeners(&generation.snapshot, &worker.pools(), worker.id);
-    worker.set_pools(pools);
+    worker.staff.set(generation.snapshot.workers);
+    worker.set_pools(if generation.given == Sockets::None { Rc::new([]) } else { pools });
+    if generation.given != Sockets::New {
+        doors.drain().flat_map(|(_, here)| here).for_each(|(door, _)| door.close());
+    }
     let mut kept = HashMap::new();
     for Listening { bind, listener, sockets } in generation.listening {
         let Some(view) = listeners.get(listener) else { continue };

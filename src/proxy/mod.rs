@@ -27,7 +27,7 @@ mod view;
 mod wheel;
 mod worker;
 
-pub use command::{Command, Generation, Listening};
+pub use command::{Command, Generation, Listening, Sockets};
 pub use record_line::{Load, RecordLine};
 pub use session::Via;
 pub use worker::{WorkerHandle, spawn};

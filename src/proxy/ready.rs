@@ -67,7 +67,8 @@ impl PoolView {
     fn tend(self: &Rc<Self>, worker: &Rc<Worker>, wanted: u16, now: u64) {
         let idle = self.pool.config.preconnect_idle.as_millis() as u64;
         for (member, (shelf, backend)) in self.ready.0.iter().zip(&self.backends).enumerate() {
-            let wanted = if backend.backend.takes(HealthIgnored::No) { wanted.min(self.spare(backend)) } else { 0 };
+            let wanted =
+                if backend.backend.takes(HealthIgnored::No) { wanted.min(self.spare(worker, backend)) } else { 0 };
             let mut connections = shelf.connections.borrow_mut();
             let before = connections.len();
             connections.retain(|(stream, since)| now < since + idle && nothing_came(stream));
@@ -88,10 +89,10 @@ impl PoolView {
     }
 
     /// This worker's part of what the backend and the pool may still take: none is kept of what clients will need.
-    fn spare(&self, backend: &BackendBrief) -> u16 {
+    fn spare(&self, worker: &Worker, backend: &BackendBrief) -> u16 {
         let left = |taken: &Taken| taken.limit().map_or(u32::MAX, |limit| limit.saturating_sub(taken.count()));
         let left = left(&backend.backend.active).min(left(&self.pool.state.places.taken));
-        u16::try_from(left as usize / backend.backend.shards.len()).unwrap_or(u16::MAX)
+        u16::try_from(left as usize / worker.staff.get()).unwrap_or(u16::MAX)
     }
 
     /// Brings one connection.

@@ -70,6 +70,8 @@ pub struct Worker {
     pub pipes: Pipes,
     /// Connections at once over all workers.
     pub max_connections: Cell<u32>,
+    /// Workers that accept connections.
+    pub staff: Cell<usize>,
     /// How records look.
     pub log: RefCell<Log>,
     /// Rung when a ready connection was used, or pools changed.
@@ -86,19 +88,16 @@ pub struct Worker {
     next_session: Cell<u64>,
 }
 
-/// Starts a worker on `cpu`. `seed` is a random number of the process.
+/// Starts a worker. `seed` is a random number of the process.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be started.
-pub fn spawn(id: usize, cpu: Option<usize>, shared: Arc<Shared>, log: Log, seed: u64) -> io::Result<WorkerHandle> {
+pub fn spawn(id: usize, shared: Arc<Shared>, log: Log, seed: u64) -> io::Result<WorkerHandle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     // A runtime cannot move between threads, so it is built on its own and the outcome reported.
     let body = move || {
         let _essential = Essential;
-        if let Some(cpu) = cpu {
-            limits::pin_thread(cpu);
-        }
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 drop(started.send(Ok(())));
@@ -175,6 +174,7 @@ impl Worker {
             buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
+            staff: Cell::new(1),
             log: RefCell::new(log),
             ready_wanted: Notify::new(),
             pools: RefCell::new(Rc::new([])),
@@ -217,7 +217,11 @@ impl Worker {
             Command::List(wanted, answer) => drop(spawn_local(essential(list(Rc::clone(self), wanted, answer)))),
             // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
-            Command::Meet(peers) => drop(self.peers.replace(peers)),
+            Command::Meet(peers, cpus) => {
+                self.peers.replace(peers);
+                // Without it only speed suffers.
+                limits::run_on(&cpus);
+            }
             Command::Hold => self.held.begin(),
             Command::TakeUp(parcel, heirs, answer) => drop(answer.send(hand_over::take_up(self, parcel, &heirs))),
             Command::TakeUpLate(parcel, heirs) => self.take_up_late(parcel, &heirs),

@@ -14,6 +14,7 @@ use super::counters::{BackendShard, ConnectError, Padded};
 use super::live::LiveSigns;
 use super::overrides::{Admin, DrainPlan, Overrides};
 use super::places::Taken;
+use super::shards::Shards;
 use super::trend::Trend;
 use crate::decide::health::Health;
 use crate::decide::health::agent::Operation;
@@ -227,8 +228,8 @@ pub struct Backend {
     pub trend: Trend,
     vitals: Mutex<Vitals>,
     /// Counters per worker.
-    pub shards: Box<[Padded<BackendShard>]>,
-    timings: Box<[Mutex<Option<Box<Timings>>>]>,
+    pub shards: Shards<Padded<BackendShard>>,
+    timings: Shards<Mutex<Option<Box<Timings>>>>,
 }
 
 impl Backend {
@@ -258,8 +259,8 @@ impl Backend {
                 checks_failed: 0,
                 checks_void: 0,
             }),
-            shards: (0..workers).map(|_| Padded::default()).collect(),
-            timings: (0..workers).map(|_| Mutex::new(None)).collect(),
+            shards: Shards::new(workers),
+            timings: Shards::new(workers),
         }
     }
 
@@ -353,7 +354,7 @@ impl Backend {
     /// Times of all workers.
     pub fn timings(&self) -> Timings {
         let mut sum = Timings::default();
-        for slot in &self.timings {
+        for slot in self.timings.iter() {
             if let Some(timings) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
                 sum.merge(timings);
             }

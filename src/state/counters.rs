@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::histogram::{HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 use super::places::Places;
 use super::refused::RefusedRing;
+use super::shards::Shards;
 use super::trend::Trend;
 use crate::decide::busiest::{Busiest, Summary};
 use crate::decide::close::CloseReason;
@@ -146,14 +147,13 @@ pub struct ListenerState {
     /// Its totals over time.
     pub trend: Trend,
     /// Counters per worker.
-    pub shards: Box<[Padded<ListenerShard>]>,
+    pub shards: Shards<Padded<ListenerShard>>,
 }
 
 impl ListenerState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        let shards = (0..workers).map(|_| Padded::default()).collect();
-        Self { name, refused: RefusedRing::default(), trend: Trend::default(), shards }
+        Self { name, refused: RefusedRing::default(), trend: Trend::default(), shards: Shards::new(workers) }
     }
 
     /// Open connections.
@@ -208,18 +208,13 @@ pub struct PoolState {
     /// Its totals over time.
     pub trend: Trend,
     /// Counters per worker.
-    pub shards: Box<[Padded<PoolShard>]>,
+    pub shards: Shards<Padded<PoolShard>>,
 }
 
 impl PoolState {
     /// Zeroed counters.
     pub fn new(name: Arc<str>, workers: usize) -> Self {
-        Self {
-            name,
-            places: Places::default(),
-            trend: Trend::default(),
-            shards: (0..workers).map(|_| Padded::default()).collect(),
-        }
+        Self { name, places: Places::default(), trend: Trend::default(), shards: Shards::new(workers) }
     }
 }
 

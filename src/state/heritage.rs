@@ -130,9 +130,9 @@ impl Heritage {
     }
 
     /// Where sessions find what they belong to: in `snapshot`, or among what it does not have any more.
-    pub fn heirs(&self, snapshot: &Snapshot, workers: usize) -> Heirs {
+    pub fn heirs(&self, snapshot: &Snapshot) -> Heirs {
         let mut heirs = Heirs {
-            workers,
+            workers: snapshot.workers,
             listeners: snapshot.listeners.iter().map(|l| (Arc::clone(&l.state.name), Arc::clone(&l.state))).collect(),
             pools: snapshot.pools.iter().map(|p| (Arc::clone(&p.state.name), Arc::clone(&p.state))).collect(),
             backends: snapshot.backends().map(|(_, backend)| (identity(backend), Arc::clone(backend))).collect(),

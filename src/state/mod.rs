@@ -17,6 +17,7 @@ mod operators;
 mod overrides;
 mod places;
 mod refused;
+mod shards;
 mod snapshot;
 mod tally;
 mod trend;
@@ -47,6 +48,7 @@ pub use operators::{Absent, Addition, Operators, Supplement};
 pub use overrides::{Admin, DrainPlan, Overrides, Word, Words};
 pub use places::{Places, Taken, Turn};
 pub use refused::{RecordLayout, RefusedHello, RefusedRing};
+pub use shards::Shards;
 pub use snapshot::{Listener, Pool, Room, Routed, Share, Snapshot};
 pub use tally::Tallies;
 pub use trend::{MINUTES, Outages, Sample, Shape, Trend};
@@ -99,7 +101,7 @@ pub struct Shared {
     /// Connections at once, over all workers and listeners.
     pub active: Padded<AtomicU32>,
     /// Counters of each worker.
-    pub workers: Box<[Padded<WorkerCounters>]>,
+    pub workers: Shards<Padded<WorkerCounters>>,
     /// The log.
     pub log: LogSink,
     /// What happened to backends and pools.
@@ -134,7 +136,7 @@ impl Shared {
         Self {
             started: jiff::Timestamp::now(),
             active: Padded::default(),
-            workers: (0..workers).map(|_| Padded::default()).collect(),
+            workers: Shards::new(workers),
             log,
             events: Events::default(),
             commands: Commands::default(),

@@ -172,6 +172,8 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Pools in the order of [`Config::pools`].
     pub pools: Vec<Arc<Pool>>,
+    /// Worker threads that accept connections.
+    pub workers: usize,
 }
 
 impl Snapshot {
@@ -200,7 +202,7 @@ impl Snapshot {
         let pools: Result<Vec<_>, _> = config.pools.iter().map(pool).collect();
         let listeners = config.listeners.iter().map(|listener| Arc::new(kept.listener(listener, workers))).collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Self { generation, config, listeners, pools: pools? })
+        Ok(Self { generation, config, listeners, pools: pools?, workers })
     }
 
     /// The same generation with what names lead to and operators want now; `None` when that changes no pool. Pools that stay the same are
@@ -208,19 +210,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As for [`Snapshot::build`]; the limit of members excludes it.
-    pub fn renewed(&self, supplement: &Supplement<'_>, workers: usize) -> Result<Option<Self>, TableError> {
+    pub fn renewed(&self, supplement: &Supplement<'_>) -> Result<Option<Self>, TableError> {
         let mut kept = Kept::of(Some(self), supplement);
         let mut pools = self.pools.clone();
         let mut changed = false;
         for (pool, config) in pools.iter_mut().zip(&self.config.pools) {
             let members = Members::of(config, supplement);
             if !pool.has(&members, &kept.shares(config, &members)) {
-                *pool = Arc::new(kept.pool(config, members, workers)?);
+                *pool = Arc::new(kept.pool(config, members, self.workers)?);
                 changed = true;
             }
         }
         let (generation, config, listeners) = (self.generation, Arc::clone(&self.config), self.listeners.clone());
-        Ok(changed.then_some(Self { generation, config, listeners, pools }))
+        Ok(changed.then_some(Self { generation, config, listeners, pools, workers: self.workers }))
     }
 
     /// Carries over what is known of backends whose check was switched on or off; to be called once the generation

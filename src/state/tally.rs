@@ -326,8 +326,11 @@ impl Tallies {
 
     /// Adds one worker's part to its counters; to be called by that worker. The first takes what belongs to none in particular.
     pub fn add_to(&self, shared: &Shared, snapshot: &Snapshot, worker: usize) {
+        if worker >= snapshot.workers {
+            return;
+        }
         // Where there were more workers before, some take the counts of several.
-        for tally in self.workers.iter().skip(worker).step_by(shared.workers.len()) {
+        for tally in self.workers.iter().skip(worker).step_by(snapshot.workers) {
             tally.add_to(&shared.workers[worker].0);
         }
         if worker > 0 {

@@ -36,10 +36,10 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
 }
 
-/// Pins the calling thread to one CPU. Returns whether it worked; without pinning only speed suffers.
-pub fn pin_thread(cpu: usize) -> bool {
+/// Has the calling thread run on these CPUs only. Returns whether it worked.
+pub fn run_on(cpus: &[usize]) -> bool {
     let mut set = CpuSet::new();
-    set.set(cpu).is_ok() && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
+    cpus.iter().all(|cpu| set.set(*cpu).is_ok()) && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
 }
 
 /// A kernel setting below `/proc/sys`, such as `net/core/somaxconn`, trimmed.

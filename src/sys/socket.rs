@@ -102,6 +102,11 @@ pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
     Ok((socket, inet(&address)?))
 }
 
+/// What tells a socket from all others, however often its descriptor was duplicated: its inode.
+pub fn identity(socket: &Socket) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(socket)?.st_ino)
+}
+
 /// Local address of a socket.
 pub fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     inet(&socket.local_addr()?)

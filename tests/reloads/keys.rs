@@ -1,23 +1,22 @@
-//! Keys of the process that a reload changes: the log, limits, files of checks, the state file; and the one that it does not.
-//! The status socket and the address for metrics are in `reload_sockets.rs`.
+//! Keys of the process that a reload changes: the log, limits, files of checks, the state file.
+//! The number of workers is in `workers.rs`.
+//! The status socket and the address for metrics are in `sockets.rs`.
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::support::authority::Authority;
 use crate::support::logged::{CONFIG, logging, session, sessions};
-use crate::support::rewritten::{cli_at, refused, rewrite};
+use crate::support::rewritten::{refused, rewrite};
 use crate::support::servers::free_port;
 use crate::support::servers::openssl::OpenSsl;
-use crate::support::{Backend, Daemon, TempDir, connect, eventually, own_loopback, sluice};
+use crate::support::{Backend, Daemon, TempDir, connect, eventually, own_loopback};
 use serde_json::{Value, json};
 
 fn start(global: &str) -> (Daemon, Backend) {
@@ -283,53 +282,4 @@ fn state_file_moves_with_what_it_has() {
     daemon.reload();
     daemon.wait_for_log("cannot write the state file");
     daemon.wait_for_log("a restart is needed for that");
-}
-
-#[test]
-fn number_of_workers_stays_and_is_named_until_it_is_in_force() {
-    let address = own_loopback();
-    let _backend = Backend::naming((address, 1001), "one");
-    let body = format!("{CONFIG}[pool.shop.health]\ncheck = \"tcp\"\n");
-    let daemon = Daemon::start_on(address, &body, "workers = 2\n", |command| command);
-    let file = daemon.dir().join("sluice.toml");
-    let file = file.to_str().unwrap();
-    let note = "note: global.workers is 2 in the running daemon, 3 here: takes effect by `sluice upgrade` or a restart";
-    let check = |socket: &Path, more: &[&str]| {
-        let output = cli_at(socket, &[&["check", "-c", file], more].concat());
-        assert!(output.status.success(), "{output:?}");
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
-    };
-    let noted = |more: &[&str]| check(&daemon.socket(), more).1.contains(note);
-    assert!(!noted(&[]), "nothing differs");
-    rewrite(&daemon, &[("workers = 2", "workers = 3")]);
-    for round in 1..=2 {
-        assert!(noted(&[]), "before and after a reload");
-        assert!(noted(&["--deny-warnings"]), "it is no warning");
-        assert!(!noted(&["--quiet"]));
-        let report: Value = serde_json::from_str(&check(&daemon.socket(), &["--json", "--quiet"]).0).unwrap();
-        let effect = "takes effect by `sluice upgrade` or a restart";
-        let expected = json!([{ "key": "global.workers", "running": "2", "file": "3", "effect": effect }]);
-        assert_eq!(report["fixed"], expected, "{report:#}");
-        let diff = daemon.cli(&["config", "diff", "--json", "-c", file]);
-        let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
-        assert_eq!((&diff[0]["key"], &diff[0]["effect"]), (&json!("workers"), &json!(effect)), "{diff:#}");
-        daemon.reload();
-        let warning = format!("\"message\":\"changed in the file, {effect}\"");
-        eventually("each reload warns", || (daemon.log().matches(&warning).count() == round).then_some(()));
-        assert_eq!(daemon.json("/v1/status")["workers"].as_array().unwrap().len(), 2);
-    }
-    rewrite(&daemon, &[("workers = 3", "workers = 2")]);
-    assert!(!noted(&[]), "nothing differs any more");
-    // Where nobody answers, or nobody ever does, nothing is said.
-    rewrite(&daemon, &[("workers = 2", "workers = 3")]);
-    let silent = daemon.dir().join("silent");
-    let _silent = UnixListener::bind(&silent).unwrap();
-    for socket in [&daemon.dir().join("nobody"), &silent] {
-        let begun = Instant::now();
-        let (_, said) = check(socket, &[]);
-        assert_eq!(said.trim(), "0 errors, 0 warnings");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    }
-    let invalid = sluice().args(["check", "-c", "/none"]).output().unwrap();
-    assert_eq!(invalid.status.code(), Some(3));
 }

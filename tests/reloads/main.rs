@@ -7,3 +7,4 @@ mod effect;
 mod faults;
 mod keys;
 mod sockets;
+mod workers;

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::namespace::Namespace;
 use crate::support::rewritten::{cli_at, refused, rewrite};
@@ -150,9 +151,37 @@ fn status_socket_of_the_service_manager_stays() {
     });
     let own = daemon.socket().display().to_string();
     let other = daemon.dir().join("t.sock");
+    let file = daemon.dir().join("sluice.toml");
+    let check = |socket: &Path, more: &[&str]| {
+        let output = cli_at(socket, &[&["check", "-c", file.to_str().unwrap()], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let effect = "it stays where it is: the service manager opened it";
+    let note = format!("note: global.status-socket is \"{own}\" in the running daemon, {other:?} here: {effect}");
+    let noted = |more: &[&str]| check(&daemon.socket(), more).1.contains(&note);
+    assert!(!noted(&[]), "nothing differs");
     rewrite(&daemon, &[(&own, other.to_str().unwrap())]);
-    daemon.reload();
-    daemon.reload();
+    for _ in 0..2 {
+        assert!(noted(&[]) && !noted(&["--quiet"]), "before and after a reload");
+        let report: Value = serde_json::from_str(&check(&daemon.socket(), &["--json", "--quiet"]).0).unwrap();
+        let (running, new) = (format!("{own:?}"), format!("{other:?}"));
+        let expected = json!([{ "key": "global.status-socket", "running": running, "file": new, "effect": effect }]);
+        assert_eq!(report["fixed"], expected, "{report:#}");
+        let diff = daemon.cli(&["config", "diff", "--json", "-c", file.to_str().unwrap()]);
+        let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
+        assert_eq!((&diff[0]["key"], &diff[0]["effect"]), (&json!("status-socket"), &json!(effect)), "{diff:#}");
+        daemon.reload();
+    }
+    // Where nobody answers, or nobody ever does, nothing is said.
+    let silent = daemon.dir().join("silent");
+    let _silent = UnixListener::bind(&silent).unwrap();
+    for socket in [&daemon.dir().join("nobody"), &silent] {
+        let begun = Instant::now();
+        let said = check(socket, &[]).1;
+        assert!(!said.contains("note:") && said.contains("0 errors"), "{said}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
     eventually("it is said as long as the file differs", || {
         (daemon.log().matches("the service manager opened it").count() == 2).then_some(())
     });

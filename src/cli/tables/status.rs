@@ -65,7 +65,10 @@ fn process(status: &StatusReport, now: Timestamp) -> Table {
     row("generation", Cell::new(status.generation));
     row("connections", Cell::new(status.connections));
     row("max_connections", Cell::new(status.max_connections));
-    row("workers", Cell::new(status.workers.len()));
+    let resting = status.workers.iter().filter(|worker| worker.rests).count();
+    let accepting = status.workers.len() - resting;
+    let rest = if resting > 0 { format!(", {resting} at rest") } else { String::new() };
+    row("workers", Cell::new(format!("{accepting}{rest}")));
     row("log_dropped", Cell::new(status.log_dropped));
     if let Some(reload) = &status.last_reload {
         let (word, tone) = if reload.ok { ("ok", Tone::Plain) } else { ("failed", Tone::Bad) };

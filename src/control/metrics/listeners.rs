@@ -60,7 +60,7 @@ fn hellos(all: &[Arc<Listener>], out: &mut Writer<'_>) -> fmt::Result {
     per_listener(all, out, "tls_hello_traits", help, "trait", |shard| {
         HELLO_TRAITS.into_iter().zip(&shard.hello_traits).collect()
     })?;
-    let shards = || all.iter().flat_map(|listener| &listener.state.shards);
+    let shards = || all.iter().flat_map(|listener| listener.state.shards.iter());
     let times = Histogram::total(&HELLO_SECONDS, shards().map(|shard| &shard.hello_seconds));
     out.histograms("tls_hello_seconds", "From accept to a whole hello", [(NONE, times)])?;
     let sizes = Histogram::total(&HELLO_BYTES, shards().map(|shard| &shard.hello_bytes));
@@ -86,7 +86,7 @@ fn per_listener(
 ) -> fmt::Result {
     let rows = all.iter().flat_map(|listener| {
         let mut sums: Vec<(&'static str, u64)> = Vec::new();
-        for shard in &listener.state.shards {
+        for shard in listener.state.shards.iter() {
             for (place, (value, counter)) in counters(shard).into_iter().enumerate() {
                 match sums.get_mut(place) {
                     Some((_, sum)) => *sum += counter.get(),

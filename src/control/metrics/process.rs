@@ -49,7 +49,7 @@ pub fn data_path(shared: &Shared, out: &mut Writer<'_>) -> fmt::Result {
     out.counters("relay_fallbacks", "Turns from splicing back to copying because something ran out", fallbacks)?;
     let pipes: i64 = workers.iter().map(|worker| worker.pipes_in_use.load(Ordering::Relaxed)).sum();
     out.gauges("pipes_in_use", "Pipes with bytes on the way", [(NONE, pipes as f64)])?;
-    let numbers: Vec<String> = (0..workers.len()).map(|number| number.to_string()).collect();
+    let numbers: Vec<String> = workers.iter().enumerate().map(|(number, _)| number.to_string()).collect();
     let of_workers = || numbers.iter().map(|number| [("worker", number.as_str())]).zip(workers.iter());
     let rows = of_workers().map(|(labels, worker)| (labels, worker.connections.load(Ordering::Relaxed) as f64));
     out.gauges("worker_connections", "Open connections of each worker", rows)?;

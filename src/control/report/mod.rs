@@ -8,10 +8,10 @@ mod sessions;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::Control;
+use super::{Control, moves};
 use crate::api::{ConfigReport, Event, ListenerReport, MovedReport, PoolReport, StatusReport, WorkerReport};
 use crate::config;
-use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Pool, Standing};
+use crate::state::{Counter, HealthIgnored, Listener, ListenerShard, Padded, Pool, Standing, WorkerCounters};
 
 pub use backends::{backend, backends, effective_weight, history};
 pub use names::names;
@@ -21,13 +21,14 @@ pub use sessions::{ids, sessions};
 /// The process as a whole.
 pub fn status(control: &Control) -> StatusReport {
     let (shared, snapshot) = (&control.shared, control.snapshot());
-    let worker = |counters: &crate::state::WorkerCounters| {
+    let worker = |(id, counters): (usize, &Padded<WorkerCounters>)| {
         let [copied_up, copied_down, spliced_up, spliced_down] = counters.relayed.each_ref().map(Counter::get);
         WorkerReport {
             connections: counters.connections.load(Ordering::Relaxed),
             cpu_seconds: counters.cpu_micros.load(Ordering::Relaxed) as f64 / 1e6,
             moved: MovedReport { copied_up, copied_down, spliced_up, spliced_down },
             stuck: counters.is_stuck.load(Ordering::Relaxed),
+            rests: id >= snapshot.workers,
         }
     };
     StatusReport {
@@ -39,7 +40,7 @@ pub fn status(control: &Control) -> StatusReport {
         last_reload: shared.reloads.lock().unwrap_or_else(PoisonError::into_inner).last.clone(),
         connections: shared.active.load(Ordering::Relaxed),
         max_connections: snapshot.config.global.max_connections,
-        workers: shared.workers.iter().map(|counters| worker(counters)).collect(),
+        workers: shared.workers.iter().enumerate().map(worker).collect(),
         log_dropped: shared.log.dropped(),
         listeners: snapshot.listeners.iter().map(|listener| listener_report(listener)).collect(),
         pools: snapshot.pools.iter().map(|pool| pool_report(pool)).collect(),
@@ -50,7 +51,11 @@ pub fn status(control: &Control) -> StatusReport {
 /// The configuration in force.
 pub fn config(control: &Control) -> ConfigReport {
     let snapshot = control.snapshot();
-    ConfigReport { generation: snapshot.generation, config: config::dump(&snapshot.config) }
+    ConfigReport {
+        generation: snapshot.generation,
+        config: config::dump(&snapshot.config),
+        fixed: moves::fixed(control),
+    }
 }
 
 fn listener_report(listener: &Listener) -> ListenerReport {

@@ -121,7 +121,7 @@ impl Estate {
     }
 
     /// Where sessions find what they belong to.
-    pub fn heirs(&self, snapshot: &Snapshot, workers: usize) -> Heirs {
-        self.heritage.heirs(snapshot, workers)
+    pub fn heirs(&self, snapshot: &Snapshot) -> Heirs {
+        self.heritage.heirs(snapshot)
     }
 }

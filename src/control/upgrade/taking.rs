@@ -132,7 +132,7 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     };
     let limit = heir.channel.set_limit(Some(STEP_LIMIT));
     limit.map_err(|error| error.to_string())?;
-    let heirs = Arc::new(estate.heirs(snapshot, control.shared.workers.len()));
+    let heirs = Arc::new(estate.heirs(snapshot));
     estate.take_up(control, snapshot);
     let sessions = receive_sessions(control, &heir.channel, &heirs)?;
     say(&heir.channel, &Word::Holding)?;

@@ -51,7 +51,7 @@ fn fields(control: &Control) -> Vec<(usize, Field, Cell)> {
     let relayed = |places: std::ops::Range<usize>| -> u64 {
         shared.workers.iter().flat_map(|worker| &worker.relayed[places.clone()]).map(crate::state::Counter::get).sum()
     };
-    let shards = snapshot.listeners.iter().flat_map(|listener| &listener.state.shards);
+    let shards = snapshot.listeners.iter().flat_map(|listener| listener.state.shards.iter());
     let accepted: u64 = shards.map(|shard| shard.total.get()).sum();
     let uptime = age(shared.started);
     let (minutes, seconds) = (uptime / 60 % 60, uptime % 60);
@@ -65,7 +65,7 @@ fn fields(control: &Control) -> Vec<(usize, Field, Cell)> {
     add(1, "Version", "POS", "str", VERSION.into());
     // Programs want to see one.
     add(2, "Release_date", "POS", "str", "-".into());
-    add(3, "Nbthread", "CGS", "u32", shared.workers.len().into());
+    add(3, "Nbthread", "CGS", "u32", snapshot.workers.into());
     add(4, "Nbproc", "CGS", "u32", 1_u32.into());
     add(5, "Process_num", "KGP", "u32", 1_u32.into());
     add(6, "Pid", "SGP", "u32", std::process::id().into());

@@ -32,7 +32,7 @@ pub fn connections(control: &Handle, arguments: &[String]) -> Answered {
     let header = format!(
         "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb idle_lim \
          idle_cur idle_per_thr[{}]\n",
-        control.shared.workers.len()
+        control.snapshot().workers
     );
     list(control, arguments, header, connections_line)
 }
@@ -95,7 +95,7 @@ fn state_line(snapshot: &Snapshot, place: usize, member: usize) -> String {
 fn connections_line(snapshot: &Snapshot, place: usize, member: usize) -> String {
     let (backend, whose) = (&snapshot.pools[place].backends[member], Whose::Server(place, member));
     let of_worker = |shard: &Padded<BackendShard>| format!(" {}", shard.ready.load(Ordering::Relaxed).max(0));
-    let per_worker: String = backend.shards.iter().map(of_worker).collect();
+    let per_worker: String = (0..snapshot.workers).map(|worker| of_worker(&backend.shards[worker])).collect();
     let ready = ready(backend);
     format!(
         "{}/{} {}/{} {} {} - 0 {} {} 0 0 {ready} -1 {ready}{per_worker}\n",
