@@ -256,7 +256,8 @@ impl Limit {
 }
 
 /// How a rejected client is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reject {
     /// A TLS alert with the reason, then a lingering close.
     Alert,

@@ -1,11 +1,14 @@
 //! Ends sessions at an operator's word: one of them, those of a backend or those of a whole pool, at once or at a rate with
 //! jitter, idle ones first. Who says when a drained backend's sessions end is in `overrides.rs`.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -28,7 +31,57 @@ const LOOK: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Kills that go on at a rate, by what they are about: another one of the same takes its place.
-pub type Kills = HashMap<String, AbortHandle>;
+pub type Kills = HashMap<String, Kill>;
+
+/// A kill that goes on at a rate.
+#[derive(Debug)]
+pub struct Kill {
+    rate: f64,
+    /// Sessions that were not told yet, in their order.
+    left: Rc<RefCell<VecDeque<u64>>>,
+    work: AbortHandle,
+}
+
+/// The same for another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KillCopy {
+    path: String,
+    rate: f64,
+    left: Vec<u64>,
+}
+
+impl Kill {
+    /// Ends it; sessions that were not told yet run on.
+    pub fn stop(&self) {
+        self.work.abort();
+    }
+
+    fn begin(control: &Handle, path: &str, rate: f64, sessions: Vec<u64>) {
+        let left = Rc::new(RefCell::new(VecDeque::from(sessions)));
+        let work = {
+            let (control, left) = (Handle::clone(control), Rc::clone(&left));
+            async move { pace(&control, &left, Some(rate), CloseReason::Killed, || true).await }
+        };
+        let kill = Self { rate, left, work: spawn_local(work).abort_handle() };
+        let mut kills = control.kills.borrow_mut();
+        kills.retain(|_, kill| !kill.work.is_finished());
+        kills.insert(path.to_owned(), kill);
+    }
+}
+
+impl KillCopy {
+    /// Copies it.
+    pub fn of((path, kill): (&String, &Kill)) -> Self {
+        Self { path: path.clone(), rate: kill.rate, left: kill.left.borrow().iter().copied().collect() }
+    }
+
+    /// Goes on with it here.
+    pub fn resume(self, control: &Handle) {
+        if !self.left.is_empty() {
+            Kill::begin(control, &self.path, self.rate, self.left);
+        }
+    }
+}
 
 /// Ends one session, or those that a backend or a pool has now. With a rate that goes on after this has returned.
 ///
@@ -80,19 +133,13 @@ async fn kill_those_of(control: &Handle, path: &str, rate: Option<f64>, peer: Pe
     let (sessions, uid, pid) = (ids.len() as u64, peer.uid, peer.pid.unwrap_or(0));
     tracing::info!(of = path, sessions, rate, uid, pid, "operator ends sessions");
     if let Some(old) = control.kills.borrow_mut().remove(path) {
-        old.abort();
+        old.stop();
     }
     let Some(rate) = rate else {
         let sessions = tell(control, ids.into_iter().collect(), CloseReason::Killed).await;
         return Ok(Killed { sessions, rate: None });
     };
-    let work = {
-        let control = Handle::clone(control);
-        async move { pace(&control, ids, Some(rate), CloseReason::Killed, || true).await }
-    };
-    let mut kills = control.kills.borrow_mut();
-    kills.retain(|_, kill| !kill.is_finished());
-    kills.insert(path.to_owned(), spawn_local(work).abort_handle());
+    Kill::begin(control, path, rate, ids);
     Ok(Killed { sessions, rate: Some(rate) })
 }
 
@@ -113,19 +160,25 @@ pub async fn idle_first(control: &Handle, path: &str) -> Vec<u64> {
 
 /// Ends sessions in this order, at most so many a second with jitter, as long as `go_on` says so; those that have ended by
 /// themselves do not count.
-pub async fn pace(control: &Handle, ids: Vec<u64>, rate: Option<f64>, reason: CloseReason, go_on: impl Fn() -> bool) {
+pub async fn pace(
+    control: &Handle,
+    left: &RefCell<VecDeque<u64>>,
+    rate: Option<f64>,
+    reason: CloseReason,
+    go_on: impl Fn() -> bool,
+) {
     let Some(rate) = rate else {
-        tell(control, ids.into_iter().collect(), reason).await;
+        let all = left.borrow_mut().drain(..).collect();
+        tell(control, all, reason).await;
         return;
     };
     let mut dice = coarse_ms() ^ u64::from(std::process::id()) << 32;
     let mut due = Instant::now();
-    let mut ids = ids.into_iter();
-    while go_on() && ids.len() > 0 {
+    while go_on() && !left.borrow().is_empty() {
         let now = Instant::now();
         let mut batch = HashSet::new();
         while due <= now
-            && let Some(id) = ids.next()
+            && let Some(id) = left.borrow_mut().pop_front()
         {
             batch.insert(id);
             dice = next_random(dice);

@@ -96,6 +96,7 @@ pub async fn run(start: Start) -> Result<(), String> {
         operators: RefCell::default(),
         saving: tokio::sync::Mutex::new(()),
         kills: RefCell::default(),
+        removals: RefCell::default(),
         served: Served::default(),
         stops: stops.clone(),
         confined,
@@ -348,7 +349,7 @@ async fn thin_out(control: Handle, stop: Stop, usual: Option<Duration>) {
     let rate = ids.len() as f64 / (half.as_secs_f64() * 0.9);
     if !ids.is_empty() {
         tracing::info!(sessions = ids.len(), "silent sessions end one by one");
-        kill::pace(&control, ids, Some(rate), CloseReason::Shutdown, || true).await;
+        kill::pace(&control, &RefCell::new(ids.into()), Some(rate), CloseReason::Shutdown, || true).await;
     }
 }
 

@@ -20,6 +20,7 @@ mod probe_now;
 mod prober;
 mod probes;
 mod reload;
+mod removals;
 mod renewal;
 mod report;
 mod sampler;
@@ -47,7 +48,7 @@ use crate::api::{SessionReport, SessionsParams};
 use crate::config::{Config, SourceError, Sources};
 use crate::decide::close::CloseReason;
 use crate::state::{Heirs, Matching, Operators, Phase, Shared, Snapshot, Tallies};
-use crate::sys::channel::{Channel, Parcel};
+use crate::sys::channel::{Parcel, Passage};
 
 pub use lifecycle::{Start, run};
 pub use log_writer::{LogError, start_log, start_tracing};
@@ -110,10 +111,10 @@ pub trait DataPlane {
     fn has_ended(&self) -> bool;
     /// The listening sockets, duplicated, with their addresses as configured, and whether the service manager opened them.
     fn sockets(&self, limit: Duration) -> io::Result<Vec<(SocketAddr, bool, OwnedFd)>>;
-    /// Brings all sessions to a stand and sends them, as messages of `kind`; each worker says how many it sent.
-    fn hand_over(&self, channel: &Arc<Channel>, kind: u32) -> Vec<Receiver<io::Result<u64>>>;
+    /// Brings all sessions to a stand and sends them; each worker says how many it sent.
+    fn hand_over(&self, passage: &Passage) -> Vec<Receiver<io::Result<u64>>>;
     /// Lets go of what was handed over; workers end once sessions that were still set up have followed.
-    fn let_go(&self, channel: &Arc<Channel>, kind: u32);
+    fn let_go(&self, passage: &Passage);
     /// Brings sessions to a stand, or to be, from now on.
     fn hold(&self);
     /// Lets everything go on that is at a stand.
@@ -191,6 +192,8 @@ pub struct Control {
     saving: tokio::sync::Mutex<()>,
     /// Sessions that are being ended at a rate.
     kills: RefCell<kill::Kills>,
+    /// Sessions that are to end later, because a reload removed what they belong to.
+    removals: RefCell<Vec<Rc<removals::Removal>>>,
     /// The status socket and the address for metrics.
     served: socket::Served,
     stops: mpsc::UnboundedSender<lifecycle::Stop>,

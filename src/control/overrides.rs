@@ -1,6 +1,7 @@
 //! Operators' words about backends: drain, disable, enable, weight, reset. Each is logged with the peer that said it, kept
 //! in the state file, and ends by itself where a time was given.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -269,7 +270,7 @@ async fn end_drained(control: &Handle, backend: &Backend, plan: DrainPlan) {
     tracing::info!(backend = path, sessions, rate, "drained for long enough: its sessions end");
     while stands() && backend.active.count() > 0 {
         let left = idle_first(control, &path).await;
-        pace(control, left, plan.rate, CloseReason::Drained, stands).await;
+        pace(control, &RefCell::new(left.into()), plan.rate, CloseReason::Drained, stands).await;
         sleep(BATCH).await;
     }
 }

@@ -10,13 +10,12 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::overrides::keep;
+use super::removals::{end_removed, end_unrouted};
 use super::renewal::GATHER;
 use super::{Handle, members, moves, names, probes, standing};
 use crate::api::ReloadReport;
-use crate::config::{Config, RemovedSessions, Severity, Sources, check};
-use crate::decide::close::CloseReason;
-use crate::decide::health::Health;
-use crate::state::{Backend, Matching, Rules, Snapshot, Supplement, removed_rules};
+use crate::config::{Severity, Sources, check};
+use crate::state::{Backend, Snapshot, Supplement, removed_rules};
 use crate::sys::limits;
 
 /// Longest wait for the workers.
@@ -210,52 +209,4 @@ fn removed_backends(old: &Snapshot, new: &Snapshot) -> Vec<Arc<Backend>> {
     let kept: HashSet<*const Backend> = new.backends().map(|(_, backend)| Arc::as_ptr(backend)).collect();
     let all = old.backends().map(|(_, backend)| backend);
     all.filter(|backend| !kept.contains(&Arc::as_ptr(backend))).cloned().collect()
-}
-
-/// Ends the sessions that rules have routed which are not in force any more, as `removed-sessions` says.
-pub fn end_unrouted(control: &Handle, removed: Rules, config: &Config) {
-    let (wait, at_once) = match (config.global.removed_sessions, config.global.shutdown_grace) {
-        // Who is in its hello now is still routed as it was.
-        (RemovedSessions::Close, _) => (config.listeners.iter().map(|l| l.hello_timeout).max(), true),
-        (RemovedSessions::Drain, grace) => (grace, false),
-        (RemovedSessions::Keep, _) => (None, false),
-    };
-    let Some(wait) = wait.filter(|_| !removed.is_empty()) else { return };
-    let end = |control: &Handle, removed: Rules| {
-        let matching = Matching::Routes(Arc::new(removed));
-        control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
-    };
-    if at_once {
-        end(control, removed.clone());
-    }
-    let control = Handle::clone(control);
-    tokio::task::spawn_local(async move {
-        sleep(wait).await;
-        // A rule may be back by then.
-        let removed = removed_rules(removed, &control.snapshot().rules());
-        end(&control, removed);
-    });
-}
-
-/// Ends the sessions of backends that are not in force any more, as `removed-sessions` says.
-pub fn end_removed(control: &Handle, removed: &[Arc<Backend>], config: &Config) {
-    let end = |control: &Handle, removed: &[Arc<Backend>]| {
-        for backend in removed {
-            // Sessions that are still in their set-up know it, and must not go there any more.
-            backend.change(|vitals| vitals.health = Health::Down);
-            let matching = Matching::Backend(Arc::clone(backend));
-            control.plane.borrow().end_sessions(&matching, CloseReason::Drained, usize::MAX);
-        }
-    };
-    match (config.global.removed_sessions, config.global.shutdown_grace) {
-        (RemovedSessions::Close, _) => end(control, removed),
-        (RemovedSessions::Drain, Some(grace)) => {
-            let (control, removed) = (Handle::clone(control), removed.to_vec());
-            tokio::task::spawn_local(async move {
-                sleep(grace).await;
-                end(&control, &removed);
-            });
-        }
-        (RemovedSessions::Drain, None) | (RemovedSessions::Keep, _) => {}
-    }
 }

@@ -16,7 +16,7 @@ use crate::control::{DataPlane, PrepareError};
 use crate::decide::close::CloseReason;
 use crate::proxy::{self, Command, Generation, Listening, Sockets, WorkerHandle};
 use crate::state::{Heirs, Matching, Shared, Snapshot, Tallies};
-use crate::sys::channel::{Channel, Parcel};
+use crate::sys::channel::{Parcel, Passage};
 use crate::sys::privileges::Binding;
 use crate::sys::{descriptors, limits, socket};
 
@@ -338,12 +338,12 @@ impl DataPlane for Workers {
         }
     }
 
-    fn hand_over(&self, channel: &Arc<Channel>, kind: u32) -> Vec<Receiver<io::Result<u64>>> {
-        self.ask_all(|answer| Command::HandOver(Arc::clone(channel), kind, answer))
+    fn hand_over(&self, passage: &Passage) -> Vec<Receiver<io::Result<u64>>> {
+        self.ask_all(|answer| Command::HandOver(passage.clone(), answer))
     }
 
-    fn let_go(&self, channel: &Arc<Channel>, kind: u32) {
-        self.tell_all(|| Command::LetGo(Arc::clone(channel), kind));
+    fn let_go(&self, passage: &Passage) {
+        self.tell_all(|| Command::LetGo(passage.clone()));
     }
 
     fn hold(&self) {

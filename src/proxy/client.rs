@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 
 use socket2::Socket;
 use tokio::io::Interest;
@@ -60,6 +61,23 @@ impl Client {
     /// Wraps a fresh socket.
     pub const fn new(socket: Socket, language: RefusalLanguage) -> Self {
         Self { socket: ClientSocket::Raw(socket), language, bytes: Vec::new(), reads: 0, read_sizes: [0; MOST_READS] }
+    }
+
+    /// One that waited in another process, which has read what it said.
+    pub fn resumed(socket: OwnedFd, language: RefusalLanguage) -> Self {
+        Self::new(socket.into(), language)
+    }
+
+    /// Its socket once more.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            ClientSocket::Raw(socket) => socket.as_fd().try_clone_to_owned(),
+            ClientSocket::Stream(stream) => stream.as_fd().try_clone_to_owned(),
+            ClientSocket::Gone => Err(gone()),
+        }
     }
 
     /// What it has sent and nobody has taken yet.

@@ -12,7 +12,7 @@ use super::postgres::CancelTarget;
 use crate::api::{SessionReport, SessionsParams};
 use crate::decide::close::CloseReason;
 use crate::state::{Heirs, Matching, Snapshot, Tallies};
-use crate::sys::channel::{Channel, Parcel};
+use crate::sys::channel::{Parcel, Passage};
 
 /// What the control plane asks of a worker.
 #[derive(Debug)]
@@ -39,10 +39,10 @@ pub enum Command {
     /// Put every session aside from now on.
     Hold,
     /// Stop accepting, put every session aside, send all of them to the process that is to take its place, and say how many.
-    HandOver(Arc<Channel>, u32, SyncSender<io::Result<u64>>),
+    HandOver(Passage, SyncSender<io::Result<u64>>),
     /// That process has them: let go of them and of the listening sockets, send those that are still set up once their bytes
     /// flow, and end.
-    LetGo(Arc<Channel>, u32),
+    LetGo(Passage),
     /// Accept and go on with what was put aside.
     GoOn,
     /// Put sessions aside that another process sent.

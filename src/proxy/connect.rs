@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::consent::await_consent;
-use super::inspect::Inspected;
-use super::pick::{NoSeat, Wanted, pick, wait_or_refuse};
+use super::first_write::FirstWrite;
+use super::pick::{NoSeat, Wanted, pick};
+use super::queue::{InLine, wait, wait_or_refuse};
 use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
@@ -22,7 +23,6 @@ use crate::config::FastOpen;
 use crate::decide::balance::{MemberId, Tried};
 use crate::decide::close::CloseReason;
 use crate::decide::health::Sign;
-use crate::decide::hello::postgres::SSL_REQUEST;
 use crate::state::ConnectError;
 use crate::sys::clock::coarse_ms;
 use crate::sys::socket::{self, Start};
@@ -38,76 +38,39 @@ pub struct Connected {
     pub sent: usize,
 }
 
-/// What is written to a backend first.
-struct FirstWrite {
-    /// Ours, and the client's bytes behind it unless the backend must answer first.
-    bytes: Vec<u8>,
-    /// How many of them are ours.
-    ours: usize,
-    /// The client's bytes that wait for the backend's `S`.
-    after_answer: Option<Vec<u8>>,
-}
-
-impl FirstWrite {
-    fn of(inspected: Inspected) -> Self {
-        let Inspected { bytes: client, mut header, asks_for_tls, .. } = inspected;
-        if asks_for_tls {
-            header.extend_from_slice(&SSL_REQUEST);
-            return Self { ours: header.len(), bytes: header, after_answer: Some(client) };
-        }
-        let ours = header.len();
-        let bytes = if ours == 0 {
-            client
-        } else {
-            header.extend_from_slice(&client);
-            header
-        };
-        Self { bytes, ours, after_answer: None }
-    }
-
-    /// Whether the client has spoken: otherwise the server may be to speak first.
-    fn client_speaks(&self) -> bool {
-        self.after_answer.is_some() || self.bytes.len() > self.ours
-    }
-
-    /// What the backend was not given yet, after it took `sent` of the client's bytes.
-    fn into_unsent(self, sent: usize) -> Vec<u8> {
-        let (mut bytes, taken) = match self.after_answer {
-            Some(client) => (client, sent),
-            None => (self.bytes, self.ours + sent),
-        };
-        bytes.drain(..taken);
-        bytes
-    }
-}
-
-/// Picks backends in turn until one answers and takes the first bytes.
+/// Picks backends in turn until one answers and takes the first bytes. One that was `in_line` in another process begins there.
 pub fn connect<'a>(
     worker: &'a Rc<Worker>,
-    session: &'a Session,
+    session: &'a Rc<Session>,
     mut pool: Rc<PoolView>,
     client: &'a mut Client,
-    inspected: Inspected,
+    (first, key): (FirstWrite, Option<u64>),
+    mut in_line: Option<InLine>,
 ) -> impl Future<Output = Result<Connected, Stop>> + use<'a> {
-    let mut wanted = Wanted { key: inspected.key, tried: Tried::default() };
-    let first = FirstWrite::of(inspected);
+    let mut wanted = Wanted { key, tried: Tried::default() };
     // A block, not a function: what it captures has its room in the future once, arguments would have it twice.
     async move {
         let mut last_failure: Option<Stop> = None;
         while wanted.tried.count() < pool.pool.config.connect_tries {
-            let picked = match pick(worker, session, &pool, &mut wanted) {
-                Ok(member) => Some(member),
-                Err(NoSeat::Nobody) => None,
-                // Boxed, as all that few sessions wait for.
-                Err(full) => {
-                    match Box::pin(wait_or_refuse(worker, session, &mut pool, client, &mut wanted, full)).await {
-                        // What a backend did says more than that the others are full.
-                        Err(stop) if stop.reason == CloseReason::LimitReached => {
-                            return Err(last_failure.unwrap_or(stop));
-                        }
-                        waited => waited?,
-                    }
+            // Boxed, as all that few sessions wait for.
+            let picked = match in_line.take() {
+                Some(in_line) => {
+                    Box::pin(wait(worker, session, &mut pool, client, (&mut wanted, &first), in_line)).await?
                 }
+                None => match pick(worker, session, &pool, &mut wanted) {
+                    Ok(member) => Some(member),
+                    Err(NoSeat::Nobody) => None,
+                    Err(full) => {
+                        let wanted = (&mut wanted, &first);
+                        match Box::pin(wait_or_refuse(worker, session, &mut pool, client, wanted, full)).await {
+                            // What a backend did says more than that the others are full.
+                            Err(stop) if stop.reason == CloseReason::LimitReached => {
+                                return Err(last_failure.unwrap_or(stop));
+                            }
+                            waited => waited?,
+                        }
+                    }
+                },
             };
             let Some(member) = picked else { break };
             let backend = Rc::clone(&pool.backends[member]);

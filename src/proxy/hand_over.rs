@@ -9,14 +9,15 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::forward::{Flow, FlowCopy};
+use super::hold::{Aside, Besides};
+use super::queue::carry::{Ticket, TicketCopy};
 use super::record;
-use super::session::Session;
 use super::session::carry::{Places, SessionCopy, Shares};
 use super::view::carry::{BackendCopy, ListenerCopy, PoolCopy};
 use super::worker::Worker;
 use crate::decide::close::CloseReason;
-use crate::state::{Heirs, Matching};
-use crate::sys::channel::{Channel, MOST_DESCRIPTORS, Parcel};
+use crate::state::{Heirs, Matching, Turn};
+use crate::sys::channel::{MOST_DESCRIPTORS, Parcel, Passage};
 use crate::sys::clock::monotonic_ns;
 
 /// Descriptors of one session at most: two sockets and two pipes.
@@ -31,6 +32,24 @@ struct Batch {
     pools: Vec<PoolCopy>,
     backends: Vec<BackendCopy>,
     sessions: Vec<(SessionCopy, FlowCopy)>,
+    /// Not in format 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    waiting: Vec<(SessionCopy, TicketCopy)>,
+}
+
+impl Batch {
+    const fn len(&self) -> usize {
+        self.sessions.len() + self.waiting.len()
+    }
+}
+
+/// When sessions come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// With all others, before anybody else is here.
+    WithAll,
+    /// Once they were set up so far, when this process has long begun.
+    Late,
 }
 
 /// Places of things that many have, by their address in memory.
@@ -45,48 +64,72 @@ impl<T> Known<T> {
     }
 }
 
-/// Sends those that the worker has put aside, as messages of `kind`; they stay here. Returns how many were sent by now.
+/// What goes over besides sessions whose bytes flow.
+pub const fn besides(passage: &Passage) -> Besides {
+    if passage.format > 1 { Besides::Waiting } else { Besides::Nothing }
+}
+
+/// Sends those that the worker has put aside; they stay here. Returns how many were sent by now.
 ///
 /// # Errors
 /// When the other end does not take them.
-pub fn send_held(worker: &Worker, channel: &Channel, kind: u32) -> io::Result<u64> {
-    worker.held.send(|rest| send_some(rest, channel, kind)).map(|count| count as u64)
+pub fn send_held(worker: &Worker, passage: &Passage) -> io::Result<u64> {
+    worker.held.send(|rest| send_some(rest, passage)).map(|count| count as u64)
 }
 
 /// Sends the first ones, as many as fit in a message. Returns how many.
-fn send_some(held: &[(Rc<Session>, Flow)], channel: &Channel, kind: u32) -> io::Result<usize> {
+fn send_some(held: &[Aside], passage: &Passage) -> io::Result<usize> {
     let now_ns = monotonic_ns();
     let mut batch = Batch::default();
     let (mut listeners, mut pools, mut backends) =
         (Known(HashMap::new()), Known(HashMap::new()), Known(HashMap::new()));
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::<BorrowedFd<'_>>::new());
-    for (session, flow) in held {
+    for aside in held {
         if descriptors.len() + MOST_OF_ONE > MOST_DESCRIPTORS || bytes.len() >= ENOUGH {
             break;
         }
+        let (Aside::Flowing(session, _) | Aside::Waiting(session, _) | Aside::Resumed(session, ..)) = aside;
         let facts = session.facts.borrow();
-        let (Some(pool), Some(seat)) = (&facts.pool, &facts.seat) else { unreachable!("bytes flow only to a backend") };
+        let Some(pool) = &facts.pool else { unreachable!("nobody is put aside before there is a pool") };
         let shares = Places {
             listener: listeners.place(&session.listener, &mut batch.listeners, ListenerCopy::of),
             pool: pools.place(pool, &mut batch.pools, PoolCopy::of),
-            backend: backends.place(seat.backend(), &mut batch.backends, BackendCopy::of),
+            backend: facts
+                .seat
+                .as_ref()
+                .map(|seat| backends.place(seat.backend(), &mut batch.backends, BackendCopy::of)),
         };
         let session = SessionCopy::of(session, shares, now_ns);
-        batch.sessions.push((session, flow.copy_to(&mut bytes, &mut descriptors)));
+        match aside {
+            Aside::Flowing(_, flow) => {
+                let mut flow = flow.copy_to(&mut bytes, &mut descriptors);
+                if passage.format == 1 {
+                    flow.complete_for_format_1();
+                }
+                batch.sessions.push((session, flow));
+            }
+            Aside::Waiting(_, ticket) | Aside::Resumed(_, ticket, _) => {
+                batch.waiting.push((session, ticket.copy_to(&mut bytes, &mut descriptors)));
+            }
+        }
+        // Bytes and descriptors of those that wait come behind all others, as the reader takes them.
+        if !batch.waiting.is_empty() && held.get(batch.len()).is_some_and(|next| matches!(next, Aside::Flowing(..))) {
+            break;
+        }
     }
     let head = serde_json::to_vec(&batch)?;
     let mut message = (head.len() as u32).to_le_bytes().to_vec();
     message.extend_from_slice(&head);
     message.extend_from_slice(&bytes);
-    channel.send(kind, &message, &descriptors)?;
-    Ok(batch.sessions.len())
+    passage.channel.send(passage.kind, &message, &descriptors)?;
+    Ok(batch.len())
 }
 
 /// Takes the sessions of a message and puts them aside. After an error some of them may be there.
 ///
 /// # Errors
 /// `InvalidData` when the message makes no sense; those of registering sockets.
-pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs) -> io::Result<u64> {
+pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs, comes: Comes) -> io::Result<u64> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let (length, rest) = parcel.bytes.split_first_chunk::<4>().ok_or_else(invalid)?;
     let (head, mut bytes) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(invalid)?;
@@ -96,18 +139,35 @@ pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs) -> io::Result<u64
     let backends: Vec<_> = batch.backends.iter().map(|copy| copy.find(heirs, worker.id)).collect();
     let mut descriptors = parcel.descriptors.into_iter();
     let now_ns = monotonic_ns();
-    let count = batch.sessions.len() as u64;
-    for (session, flow) in batch.sessions {
-        let Places { listener, pool, backend } = session.shares;
-        let shares = Shares {
+    let count = batch.len() as u64;
+    let shares = |Places { listener, pool, backend }: Places| {
+        io::Result::Ok(Shares {
             listener: Rc::clone(listeners.get(listener).ok_or_else(invalid)?),
             pool: Rc::clone(pools.get(pool).ok_or_else(invalid)?),
-            backend: Rc::clone(backends.get(backend).ok_or_else(invalid)?),
-        };
-        let flow = Flow::from_copy(&flow, &mut bytes, &mut descriptors, &worker.pipes)?;
+            backend: backend.map(|backend| backends.get(backend).map(Rc::clone).ok_or_else(invalid)).transpose()?,
+        })
+    };
+    let enter = |session: SessionCopy, shares| {
         let session = worker.sessions.enter(|slot| session.revive(slot, shares, now_ns));
         record::taken_over(worker, &session);
-        worker.held.put(session, flow);
+        session
+    };
+    for (session, flow) in batch.sessions {
+        let shares = shares(session.shares)?;
+        if shares.backend.is_none() {
+            return Err(invalid());
+        }
+        let flow = Flow::from_copy(&flow, &mut bytes, &mut descriptors, &worker.pipes)?;
+        worker.held.put(Aside::Flowing(enter(session, shares), flow));
+    }
+    for (session, ticket) in batch.waiting {
+        let shares = shares(session.shares)?;
+        let ticket = Ticket::from_copy(&ticket, &mut bytes, &mut descriptors)?;
+        // The number of one that comes late may be somebody else's here.
+        let number = Some(ticket.turn).filter(|_| comes == Comes::WithAll);
+        // Before anybody else can join the line.
+        let turn = Turn::join(&shares.pool.state, number);
+        worker.held.put(Aside::Resumed(enter(session, shares), ticket, turn));
     }
     Ok(count)
 }
@@ -115,17 +175,24 @@ pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs) -> io::Result<u64
 /// Lets go of those that were sent: another process has them. Nothing is recorded, and their sockets are closed without a
 /// word on the wire.
 pub fn let_go(worker: &Worker) {
-    for (session, flow) in worker.held.take_sent() {
-        flow.let_go(&worker.pipes);
-        record::left_to_another(worker, &session);
+    for aside in worker.held.take_sent() {
+        match aside {
+            Aside::Flowing(session, flow) => {
+                flow.let_go(&worker.pipes);
+                record::left_to_another(worker, &session);
+            }
+            // Those have tasks, which end by themselves.
+            Aside::Waiting(session, _) => session.leave(),
+            Aside::Resumed(session, ..) => record::left_to_another(worker, &session),
+        }
     }
 }
 
-/// Sends sessions that were still set up when the others went, each once its bytes flow; runs until it is dropped, or
+/// Sends sessions that were still set up when the others went, each once its bytes flow or it waits for a place; runs until it is dropped, or
 /// until the other process is gone.
-pub async fn send_late(worker: &Rc<Worker>, channel: &Channel, kind: u32) {
+pub async fn send_late(worker: &Rc<Worker>, passage: &Passage) {
     loop {
-        if let Err(error) = send_held(worker, channel, kind) {
+        if let Err(error) = send_held(worker, passage) {
             tracing::error!(%error, "sessions could not be handed over late, and end here");
             let_go(worker);
             worker.end(&Matching::All, CloseReason::Shutdown, usize::MAX);
@@ -139,7 +206,7 @@ pub async fn send_late(worker: &Rc<Worker>, channel: &Channel, kind: u32) {
 impl Worker {
     /// Goes on at once with sessions that come late.
     pub fn take_up_late(self: &Rc<Self>, parcel: Parcel, heirs: &Heirs) {
-        if let Err(error) = take_up(self, parcel, heirs) {
+        if let Err(error) = take_up(self, parcel, heirs, Comes::Late) {
             tracing::error!(%error, "a session that came late could not be taken up, and ends");
         }
         self.release();

@@ -1,17 +1,14 @@
-//! Takes a seat at a backend, exactly within the limits of pool and backend over all workers, or waits in the pool's
-//! line for one. Fourth stop of the spine; who is chosen is decided by `decide::balance`, connecting comes after it.
+//! Takes a seat at a backend, exactly within the limits of pool and backend over all workers. Fourth stop of the spine; who
+//! is chosen is decided by `decide::balance`, connecting comes after it, and who finds no seat may wait for one in `queue`.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::client::{Client, Left};
-use super::refuse::Stop;
 use super::session::Session;
 use super::view::{BackendBrief, PoolView};
 use super::worker::Worker;
 use crate::decide::balance::{Ask, MemberId, Method, Tried};
-use crate::decide::close::CloseReason;
-use crate::state::{HealthIgnored, Places, Room, Taken, Turn};
+use crate::state::{HealthIgnored, Places, Room, Taken};
 use crate::sys::clock::coarse_ms;
 
 /// A place at a backend and in its pool: counted from the pick on, given back exactly once, by being dropped.
@@ -99,78 +96,6 @@ pub fn pick(worker: &Worker, session: &Session, pool: &PoolView, wanted: &mut Wa
     seated
 }
 
-/// What becomes of a session for which there is no place: it waits for one where the pool has a line. `None` when no
-/// backend takes connections any more. A reload meanwhile leaves `pool` as it is then. Dropping the future leaves the line.
-pub async fn wait_or_refuse(
-    worker: &Worker,
-    session: &Session,
-    pool: &mut Rc<PoolView>,
-    client: &mut Client,
-    wanted: &mut Wanted,
-    full: NoSeat,
-) -> Result<Option<MemberId>, Stop> {
-    let config = &pool.pool.config;
-    if config.queue_timeout.is_some() {
-        return wait(worker, session, pool, client, wanted).await;
-    }
-    pool.brief.shard().full.add(1);
-    let what = match (full, pool.places().taken.limit()) {
-        (NoSeat::PoolFull, Some(most)) => format!("pool {} has its {most} connections", config.name),
-        _ => format!("every backend of pool {} that takes connections has its max-connections", config.name),
-    };
-    Err(Stop::new(CloseReason::LimitReached).because(what))
-}
-
-async fn wait(
-    worker: &Worker,
-    session: &Session,
-    pool: &mut Rc<PoolView>,
-    client: &mut Client,
-    wanted: &mut Wanted,
-) -> Result<Option<MemberId>, Stop> {
-    let limit = pool.pool.config.queue_timeout.unwrap_or_default();
-    let deadline = coarse_ms() + limit.as_millis() as u64;
-    pool.brief.shard().queued.add(1);
-    // Who was sent away by a backend gives up the place there: it is somebody's who has none.
-    let left = session.facts.borrow_mut().seat.take();
-    drop(left);
-    let brief = Rc::clone(&pool.brief);
-    let turn = Turn::join(&brief.state.places);
-    loop {
-        let present = worker.present(pool);
-        if !Rc::ptr_eq(&present, pool) {
-            // Members are others: what was tried may be tried again.
-            *pool = present;
-            wanted.tried = Tried::default();
-        }
-        if turn.is_first() {
-            match pool.seat(worker, session, wanted) {
-                Ok(member) => return Ok(Some(member)),
-                Err(NoSeat::Nobody) => return Ok(None),
-                Err(NoSeat::PoolFull | NoSeat::BackendsFull) => {}
-            }
-        }
-        let called = async {
-            tokio::select! {
-                () = turn.called() => Ok(()),
-                Left = client.left() => Err(CloseReason::ClientGone),
-            }
-        };
-        match session.until(worker, deadline, CloseReason::QueueTimeout, called).await {
-            Ok(Ok(())) => {}
-            Ok(Err(reason)) => return Err(reason.into()),
-            Err(CloseReason::QueueTimeout) => {
-                pool.brief.shard().full.add(1);
-                let (name, others) = (&pool.pool.config.name, pool.places().waiting().saturating_sub(1));
-                let text =
-                    format!("no place of pool {name} became free in {} ms, {others} others wait", limit.as_millis());
-                return Err(Stop::new(CloseReason::QueueTimeout).because(text));
-            }
-            Err(ordered) => return Err(ordered.into()),
-        }
-    }
-}
-
 /// A place of a pool that is taken and has no seat yet.
 struct PoolPlace<'a>(&'a Taken);
 
@@ -181,12 +106,13 @@ impl Drop for PoolPlace<'_> {
 }
 
 impl PoolView {
-    fn places(&self) -> &Places {
+    /// Places of the pool, and who waits for one.
+    pub fn places(&self) -> &Places {
         &self.brief.state.places
     }
 
     /// Seats the session now, or says why it cannot.
-    fn seat(&self, worker: &Worker, session: &Session, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
+    pub fn seat(&self, worker: &Worker, session: &Session, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
         let facts = &mut *session.facts.borrow_mut();
         let taken = &self.places().taken;
         if facts.seat.is_none() && !taken.take(None) {

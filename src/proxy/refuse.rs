@@ -97,7 +97,7 @@ pub fn bad_proxy_header(detail: impl Into<Box<str>>) -> Stop {
 }
 
 /// Tells the client and closes.
-pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Session, mut client: Client, stop: Stop) {
+pub async fn refuse(worker: &Rc<Worker>, session: &Session, mut client: Client, stop: Stop) {
     let by_order = matches!(stop.reason, CloseReason::Shutdown | CloseReason::Killed | CloseReason::Drained);
     if stop.reason.is_of_first_bytes() {
         remember(session, &client, &stop);
@@ -111,7 +111,7 @@ pub async fn refuse(worker: &Rc<Worker>, listener: &ListenerView, session: &Sess
     if stop.reason == CloseReason::ClientGone {
         return;
     }
-    let farewell = match (stop.reject.unwrap_or(listener.listener.config.reject), client.language) {
+    let farewell = match (stop.reject.unwrap_or(session.listener.reject), client.language) {
         _ if by_order => None,
         (Reject::Reset, _) | (Reject::Alert, RefusalLanguage::Unknown) => None,
         (Reject::Close, _) => Some(Vec::new()),

@@ -16,15 +16,18 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 pub use micros::Micros;
-pub use serve::{go_on, serve};
+pub use serve::{go_on, resume, serve};
 use socket2::Socket;
 
 use super::client::{Client, RefusalLanguage};
 use super::connect::{Connected, connect};
 use super::faults;
+use super::first_write::FirstWrite;
 use super::forward::{Flow, Legs, Moved};
 use super::inspect::inspect;
 use super::pick::Seat;
+use super::queue::InLine;
+use super::queue::carry::Ticket;
 use super::record;
 use super::refuse::{Stop, refuse};
 use super::view::{ListenerBrief, ListenerView, PoolBrief, RelayPlan, RouteBrief};
@@ -34,6 +37,7 @@ use crate::config::Protocol;
 use crate::decide::close::CloseReason;
 use crate::decide::hello::HelloFacts;
 use crate::decide::hello::proxy::{Addresses, Tlvs};
+use crate::state::Turn;
 use crate::sys::clock::coarse_ms;
 
 /// A connection as it comes from `accept`.
@@ -68,6 +72,7 @@ pub struct Session {
     /// When the last byte moved, or when it was accepted.
     moved_ticks: Cell<u32>,
     order: Cell<Option<CloseReason>>,
+    elsewhere: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -136,20 +141,47 @@ async fn establish(
     session: Rc<Session>,
     mut client: Client,
 ) -> Result<Flow, CloseReason> {
-    let result = match stages(&worker, &listener, &session, &mut client).await {
-        Ok(connected) => {
-            client.take_stream().map(|stream| Flow::new(stream, connected, &session.moved)).map_err(Stop::local)
+    let result = stages(&worker, &listener, &session, &mut client).await;
+    begin_flow(&worker, &session, client, result).await
+}
+
+/// The same for one that waited for a place in another process.
+async fn establish_resumed(
+    worker: Rc<Worker>,
+    session: Rc<Session>,
+    ticket: Ticket,
+    turn: Turn,
+) -> Result<Flow, CloseReason> {
+    let Ticket { client, language, first, key, until_ms, .. } = ticket;
+    let in_line = InLine { until_ms, turn };
+    let mut client = Client::resumed(client, language);
+    let result = match worker.pool_of(&session) {
+        Ok(pool) => {
+            session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
+            connect(&worker, &session, pool, &mut client, (first, key), Some(in_line)).await
         }
-        Err(stop) => Err(stop),
+        Err(gone) => Err(gone),
     };
+    begin_flow(&worker, &session, client, result).await
+}
+
+async fn begin_flow(
+    worker: &Rc<Worker>,
+    session: &Session,
+    mut client: Client,
+    result: Result<Connected, Stop>,
+) -> Result<Flow, CloseReason> {
+    let result = result.and_then(|connected| {
+        client.take_stream().map(|stream| Flow::new(stream, connected, &session.moved)).map_err(Stop::local)
+    });
     match result {
         Ok(flow) => {
-            record::established(&worker, &session);
+            record::established(worker, session);
             Ok(flow)
         }
         Err(stop) => {
             let reason = stop.reason;
-            Box::pin(refuse(&worker, &listener, &session, client, stop)).await;
+            Box::pin(refuse(worker, session, client, stop)).await;
             Err(reason)
         }
     }
@@ -166,7 +198,8 @@ async fn stages(
     let pool = Rc::clone(&listener.pools[inspected.pool]);
     session.facts.borrow_mut().pool = Some(Rc::clone(&pool.brief));
     faults::provoke("connecting", || session.server_name());
-    connect(worker, session, pool, client, inspected).await
+    let key = inspected.key;
+    connect(worker, session, pool, client, (FirstWrite::of(inspected), key), None).await
 }
 
 impl Session {
@@ -184,6 +217,7 @@ impl Session {
             moved: Moved::default(),
             moved_ticks: Cell::new(ticks(coarse_ms())),
             order: Cell::new(None),
+            elsewhere: Cell::new(false),
             waker: RefCell::new(None),
         });
         record::begun(worker, &session);
@@ -259,6 +293,17 @@ impl Session {
     /// The reason for which it is asked to end.
     pub fn ordered(&self) -> Option<CloseReason> {
         self.order.get()
+    }
+
+    /// Another process has it: its task ends without a word.
+    pub fn leave(&self) {
+        self.elsewhere.set(true);
+        self.wake();
+    }
+
+    /// Whether another process has it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.get()
     }
 
     /// Wakes the session's task.

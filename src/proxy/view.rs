@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ready::Ready;
-use crate::config::{self, Access, Limit, PoolId, Protocol, RelayNumbers, RelayPath, Route};
+use crate::config::{self, Access, Limit, PoolId, Protocol, Reject, RelayNumbers, RelayPath, Route};
 use crate::decide::balance::{Tier, Turns};
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
@@ -28,6 +28,8 @@ pub struct ListenerBrief {
     pub idle_ms: Option<u64>,
     /// The same after one side finished.
     pub half_close_ms: Option<u64>,
+    /// How a client is told that it is refused.
+    pub reject: Reject,
     /// For the client's leg, instead of the pool's: `user_timeout`.
     pub user_timeout: Option<Limit>,
     /// The same: `keepalive`.
@@ -224,6 +226,7 @@ pub fn listeners(snapshot: &Snapshot, before: &Pools, worker: usize) -> (Pools, 
             state: Arc::clone(&listener.state),
             idle_ms: listener.config.idle_timeout.map(millis),
             half_close_ms: listener.config.half_close_timeout.map(millis),
+            reject: listener.config.reject,
             user_timeout: listener.config.user_timeout,
             keepalive: listener.config.keepalive,
             worker,
@@ -254,7 +257,15 @@ mod tests {
         let pool = Leg { user_timeout: Some(after(30)), keepalive: None };
         let leg = |user_timeout, keepalive| {
             let state = Arc::new(ListenerState::new("l".into(), 1));
-            let brief = ListenerBrief { state, idle_ms: None, half_close_ms: None, user_timeout, keepalive, worker: 0 };
+            let brief = ListenerBrief {
+                state,
+                idle_ms: None,
+                half_close_ms: None,
+                reject: Reject::Alert,
+                user_timeout,
+                keepalive,
+                worker: 0,
+            };
             let Leg { user_timeout, keepalive } = brief.client_leg(pool);
             (user_timeout, keepalive)
         };

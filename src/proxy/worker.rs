@@ -17,8 +17,8 @@ use super::command::Command;
 use super::doors::{self, Doors, install};
 use super::faults::{self, Essential, WORKER_THREAD, essential, provoke};
 use super::forward::Pipes;
-use super::hand_over;
-use super::hold::Held;
+use super::hand_over::{self, Comes};
+use super::hold::{Besides, Held};
 use super::listing::list;
 use super::postgres::backends_of;
 use super::ready;
@@ -126,11 +126,11 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 let _ = answer.send(());
             }
             Some(Command::Sockets(answer)) => drop(answer.send(doors::duplicate(&doors))),
-            Some(Command::HandOver(channel, kind, answer)) => {
+            Some(Command::HandOver(passage, answer)) => {
                 doors::rest(&doors);
                 rests = true;
-                worker.hold().await;
-                let _ = answer.send(hand_over::send_held(&worker, &channel, kind));
+                worker.hold(hand_over::besides(&passage)).await;
+                let _ = answer.send(hand_over::send_held(&worker, &passage));
             }
             Some(Command::GoOn) => {
                 if std::mem::take(&mut rests) {
@@ -138,17 +138,17 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 }
                 worker.release();
             }
-            Some(Command::LetGo(channel, kind)) => break Some((channel, kind)),
+            Some(Command::LetGo(passage)) => break Some(passage),
             Some(Command::Leave) | None => break None,
             Some(other) => worker.obey(other),
         }
     };
     worker.set_pools(Rc::new([]));
-    if let Some((channel, kind)) = heir {
+    if let Some(passage) = heir {
         drop(doors);
         hand_over::let_go(&worker);
         let worker = Rc::clone(&worker);
-        spawn_local(essential(async move { hand_over::send_late(&worker, &channel, kind).await }));
+        spawn_local(essential(async move { hand_over::send_late(&worker, &passage).await }));
     } else {
         doors::close(doors).await;
     }
@@ -222,8 +222,10 @@ impl Worker {
                 // Without it only speed suffers.
                 limits::run_on(&cpus);
             }
-            Command::Hold => self.held.begin(),
-            Command::TakeUp(parcel, heirs, answer) => drop(answer.send(hand_over::take_up(self, parcel, &heirs))),
+            Command::Hold => self.held.begin(Besides::Waiting),
+            Command::TakeUp(parcel, heirs, answer) => {
+                drop(answer.send(hand_over::take_up(self, parcel, &heirs, Comes::WithAll)));
+            }
             Command::TakeUpLate(parcel, heirs) => self.take_up_late(parcel, &heirs),
             Command::Count(tallies, snapshot, answer) => {
                 tallies.add_to(&self.shared, &snapshot, self.id);

@@ -129,8 +129,9 @@ impl Heritage {
         }
     }
 
-    /// Where sessions find what they belong to: in `snapshot`, or among what it does not have any more.
-    pub fn heirs(&self, snapshot: &Snapshot) -> Heirs {
+    /// Where sessions find what they belong to: in `snapshot`, or among what it does not have any more, or what was `removed`
+    /// long before.
+    pub fn heirs(&self, snapshot: &Snapshot, removed: impl Iterator<Item = Identity>) -> Heirs {
         let mut heirs = Heirs {
             workers: snapshot.workers,
             listeners: snapshot.listeners.iter().map(|l| (Arc::clone(&l.state.name), Arc::clone(&l.state))).collect(),
@@ -146,6 +147,10 @@ impl Heritage {
                 heirs.gone.push(Arc::clone(&gone));
                 heirs.backends.insert(identity, gone);
             }
+        }
+        for identity in removed {
+            let known = heirs.backend(identity.clone());
+            heirs.backends.entry(identity).or_insert(known);
         }
         heirs
     }

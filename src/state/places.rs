@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::backend::HealthIgnored;
-use super::counters::Padded;
+use super::counters::{Padded, PoolState};
 use crate::decide::balance::{Tier, Totals};
 
 /// A number of places that are taken, never above its limit. The limit is here and not in a generation, so that it is one
@@ -185,28 +185,34 @@ impl Tiers {
 
 /// A turn in the line. Dropping it leaves the line and calls the next one.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    places: &'a Places,
+pub struct Turn {
+    pool: Arc<PoolState>,
     number: u64,
     call: Arc<Notify>,
 }
 
-impl<'a> Turn<'a> {
-    /// Joins the end of the line.
-    pub fn join(places: &'a Places) -> Self {
+impl Turn {
+    /// Joins the end of the pool's line, or the place that it had in another process.
+    pub fn join(pool: &Arc<PoolState>, number: Option<u64>) -> Self {
+        let places = &pool.places;
         let call = Arc::new(Notify::new());
         let mut line = places.lock();
-        let number = line.next;
-        line.next += 1;
+        let number = number.filter(|number| !line.calls.contains_key(number)).unwrap_or(line.next);
+        line.next = line.next.max(number + 1);
         line.calls.insert(number, Arc::clone(&call));
         places.waiting.fetch_add(1, Ordering::SeqCst);
         drop(line);
-        Self { places, number, call }
+        Self { pool: Arc::clone(pool), number, call }
+    }
+
+    /// Where it stands: lower numbers come first.
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether it is this one's turn.
     pub fn is_first(&self) -> bool {
-        self.places.lock().calls.first_key_value().is_some_and(|(number, _)| *number == self.number)
+        self.pool.places.lock().calls.first_key_value().is_some_and(|(number, _)| *number == self.number)
     }
 
     /// Waits for a call. Cancel safe: a call that comes meanwhile is kept.
@@ -215,14 +221,15 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        let mut line = self.places.lock();
+        let places = &self.pool.places;
+        let mut line = places.lock();
         line.calls.remove(&self.number);
-        self.places.waiting.fetch_sub(1, Ordering::SeqCst);
+        places.waiting.fetch_sub(1, Ordering::SeqCst);
         drop(line);
         // It may have been called and not have come, or several places may be free.
-        self.places.call();
+        places.call();
     }
 }
 
@@ -267,8 +274,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_line_is_served_in_order_and_who_leaves_passes_the_call_on() {
-        let places = Places::default();
-        let (first, second, third) = (Turn::join(&places), Turn::join(&places), Turn::join(&places));
+        let pool = Arc::new(PoolState::new("p".into(), 1));
+        let places = &pool.places;
+        let join = || Turn::join(&pool, None);
+        let (first, second, third) = (join(), join(), join());
         assert_eq!(places.waiting(), 3);
         assert!(first.is_first() && !second.is_first());
         places.call();
@@ -279,5 +288,10 @@ mod tests {
         drop(third);
         drop(second);
         assert_eq!(places.waiting(), 0);
+        // Turns of another process, in whatever order they come: those who come here stand behind them.
+        let (seventh, sixth) = (Turn::join(&pool, Some(70)), Turn::join(&pool, Some(60)));
+        assert!(sixth.is_first() && !seventh.is_first());
+        let (last, same) = (join(), Turn::join(&pool, Some(60)));
+        assert_eq!((last.number(), same.number()), (71, 72), "a number that is taken is given to nobody else");
     }
 }

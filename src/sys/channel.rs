@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -22,6 +22,17 @@ const HEAD: usize = 12;
 pub struct Channel {
     stream: UnixStream,
     sending: Mutex<()>,
+}
+
+/// A channel on which messages of one kind go, and the version of their form that both ends understand.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// What the messages are called.
+    pub kind: u32,
+    /// The version.
+    pub format: u32,
 }
 
 /// What came in one message.

@@ -57,8 +57,8 @@ fn whenever_it_fails_the_running_process_goes_on() {
     }
     program.play(&json!(["refuse"]));
     check("it does not want to", &failure(&daemon));
-    program.play(&json!(["other-version", program.real(), 2, 7]));
-    check("hands over in formats 2 to 7, this binary", &failure(&daemon));
+    program.play(&json!(["other-version", program.real(), 3, 7]));
+    check("hands over in formats 3 to 7, this binary", &failure(&daemon));
     program.play(&json!(["other-version", program.real(), 0, 0]));
     check("hands over in formats 0 to 0, this binary", &failure(&daemon));
     program.replace("#!/bin/sh\nexit 3\n");
@@ -91,8 +91,46 @@ fn whenever_it_fails_the_running_process_goes_on() {
     all_echo(&mut open, b"over there");
 }
 
+/// The real program, killed at each step until it has said that it took the sessions.
+#[test]
+fn whenever_the_new_process_is_killed_the_running_one_goes_on() {
+    let program = Program::new();
+    let address = own_loopback();
+    let _backends = [1001, 1002].map(|port| Backend::echo((address, port)));
+    let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| program.start(command));
+    let mut open = sessions(&daemon, 20);
+    let mut bulk = Bulk::start(&daemon);
+    let pid = daemon.pid().as_raw();
+    for step in ["hello", "sockets", "state1", "ready", "state2", "sessions", "handed", "holding"] {
+        for when in ["before", "after"] {
+            program.play(&json!(["kill", program.real(), step, when]));
+            let told = failure(&daemon);
+            assert!(told.contains("the other process ended"), "{step} {when}: {told}");
+            all_echo(&mut open, b"still here");
+            says(&daemon, 444, b"new");
+            assert_eq!(daemon.json("/v1/status")["pid"], pid, "{step} {when}");
+            bulk.goes_on();
+        }
+    }
+    // The last moment: it may have them, but has not said so.
+    program.play(&json!(["kill", program.real(), "go", "before"]));
+    assert!(failure(&daemon).contains("the other process ended"));
+    all_echo(&mut open, b"still here");
+    assert_eq!(bulk.end(), 0);
+    program.put_back();
+    assert_eq!(daemon.upgrade()["sessions"], 20);
+    all_echo(&mut open, b"over there");
+}
+
 #[test]
 fn another_version_that_says_more_is_understood() {
+    // The second is what builds before the first release spoke.
+    for newest in [7, 1] {
+        understood(newest);
+    }
+}
+
+fn understood(newest: u32) {
     let program = Program::new();
     let address = own_loopback();
     let _backends = [1001, 1002].map(|port| Backend::echo((address, port)));
@@ -100,7 +138,7 @@ fn another_version_that_says_more_is_understood() {
     let mut open = sessions(&daemon, 10);
     let before = seen(&daemon);
     // The process between both stays the child of the one before, and ends with it.
-    program.play(&json!(["other-version", program.real(), 1, 7]));
+    program.play(&json!(["other-version", program.real(), 1, newest]));
     let done = daemon.ask("upgrade", &json!({}));
     assert_eq!(done["result"]["sessions"], 10, "{done}");
     let after = eventually("the new process answers", || daemon.get("/readyz").map(|_| seen(&daemon)));

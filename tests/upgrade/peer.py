@@ -4,6 +4,9 @@ MODE is written in front of this text by the test:
   ["die", STEP]      plays along and kills itself with SIGKILL at a step
   ["mute", STEP]     plays along and says nothing any more at a step
   ["refuse"]         refuses
+  ["kill", PROGRAM, STEP, WHEN]
+                     stands between both processes, and kills the new one, which is the real program, when a word of this name comes
+                     from either: "before" it is passed on, or "after"
   ["other-version", PROGRAM, OLDEST, NEWEST]
                      stands between both processes, says other versions of the format to the new one, and puts fields into every
                      message of the old one that nobody knows yet
@@ -98,6 +101,43 @@ def with_strange_fields(value):
     return value
 
 
+def kill_between(old, mode):
+    _, program, step, when = mode
+    here, there = socket.socketpair()
+    child = subprocess.Popen([program, *sys.argv[1:]], stdin=there)
+    there.close()
+    new = End(here)
+    seen = {}
+
+    def strike():
+        child.kill()
+        child.wait()
+
+    def pass_on(message, to):
+        kind, body, fds = message
+        name = "sessions" if kind == SESSIONS else name_of(json.loads(body))
+        seen[name] = seen.get(name, 0) + 1
+        numbered = name + str(seen[name]) if name == "state" else name
+        if numbered == step and when == "before":
+            strike()
+            os._exit(1)
+        to.send(kind, body, fds)
+        for fd in fds:
+            os.close(fd)
+        if numbered == step:
+            time.sleep(0.003)
+            strike()
+            os._exit(1)
+
+    def answers():
+        while message := new.receive():
+            pass_on(message, old)
+
+    threading.Thread(target=answers, daemon=True).start()
+    while message := old.receive():
+        pass_on(message, new)
+
+
 def stand_between(old, mode):
     _, program, oldest, newest = mode
     here, there = socket.socketpair()
@@ -127,6 +167,10 @@ def stand_between(old, mode):
         else:
             length = struct.unpack("<I", body[:4])[0]
             batch, rest = json.loads(body[4 : 4 + length]), body[4 + length :]
+            for _, flow in batch["sessions"]:
+                # Format 1 has a field that nobody has needed since.
+                assert all(("credit" in flow[way]) == (newest == 1) for way in ("up", "down")), flow
+            assert newest > 1 or "waiting" not in batch
             batch = json.dumps(with_strange_fields(batch)).encode()
             body = struct.pack("<I", len(batch)) + batch + rest
         new.send(kind, body, fds)
@@ -138,6 +182,8 @@ def stand_between(old, mode):
 end = End(socket.socket(fileno=0))
 if MODE[0] == "refuse":
     end.say({"refused": {"why": "it does not want to"}})
+elif MODE[0] == "kill":
+    kill_between(end, MODE)
 elif MODE[0] == "other-version":
     stand_between(end, MODE)
 else:

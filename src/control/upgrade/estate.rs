@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::control::kill::KillCopy;
 use crate::control::names::NameCopy;
+use crate::control::removals::RemovalCopy;
 use crate::control::{Handle, overrides, state_file};
 use crate::decide::health::{Ejection, Ejector, Ground};
 use crate::state::{Heirs, Heritage, Identity, Snapshot, identity};
@@ -18,6 +20,23 @@ pub struct Estate {
     operators: String,
     names: Vec<NameCopy>,
     ejectors: Vec<(Identity, EjectorCopy)>,
+    #[serde(default)]
+    unfinished: Unfinished,
+}
+
+/// What was under way.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Unfinished {
+    kills: Vec<KillCopy>,
+    removals: Vec<RemovalCopy>,
+}
+
+impl Unfinished {
+    /// Goes on with it.
+    pub fn resume(self, control: &Handle, heirs: &Heirs) {
+        self.kills.into_iter().for_each(|kill| kill.resume(control));
+        self.removals.into_iter().for_each(|removal| removal.resume(control, heirs));
+    }
 }
 
 /// What live traffic has shown of a backend.
@@ -91,6 +110,10 @@ impl Estate {
             operators: String::from_utf8(operators).map_err(|error| error.to_string())?,
             names: control.names.borrow().copy(),
             ejectors: ejectors.collect(),
+            unfinished: Unfinished {
+                kills: control.kills.borrow().iter().map(KillCopy::of).collect(),
+                removals: control.removals.borrow().iter().map(|removal| RemovalCopy::of(removal)).collect(),
+            },
         })
     }
 
@@ -110,18 +133,21 @@ impl Estate {
         Ok(())
     }
 
-    /// Takes up what is known of backends and pools of `snapshot`. May be done again, with a later one.
-    pub fn take_up(self, control: &Handle, snapshot: &Snapshot) {
+    /// Takes up what is known of backends and pools of `snapshot`, and returns what is still to be done. May be done again,
+    /// with a later one.
+    pub fn take_up(self, control: &Handle, snapshot: &Snapshot) -> Unfinished {
         self.heritage.take_up(&control.shared, snapshot);
         let mut ejectors: HashMap<Identity, EjectorCopy> = self.ejectors.into_iter().collect();
         for keeper in control.probes.borrow().keepers() {
             let ejector = ejectors.remove(&identity(&keeper.backend));
             keeper.resume(ejector.map(Into::into).unwrap_or_default());
         }
+        self.unfinished
     }
 
     /// Where sessions find what they belong to.
     pub fn heirs(&self, snapshot: &Snapshot) -> Heirs {
-        self.heritage.heirs(snapshot)
+        let removed = self.unfinished.removals.iter().flat_map(|removal| removal.backends.iter().cloned());
+        self.heritage.heirs(snapshot, removed)
     }
 }

@@ -23,7 +23,7 @@ use crate::control::lifecycle::{Stop, ended, tell_systemd};
 use crate::control::{Control, Handle};
 use crate::decide::close::CloseReason;
 use crate::state::{Matching, Phase, Tallies};
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, Passage};
 use crate::sys::privileges::Passing;
 
 /// Time for the answers that clients of the status socket are still to get.
@@ -74,10 +74,10 @@ async fn try_upgrade(control: &Handle, begun: Instant) -> Result<Upgraded, Strin
     is_running(control)?;
     // Until the sessions are given away this thread does nothing else, so that nothing changes that was told already.
     let (sessions, pause) = hand_over(control, &mut successor)?;
-    let channel = Arc::clone(&successor.channel);
+    let (channel, passage) = (Arc::clone(&successor.channel), successor.passage());
     let pid = successor.let_live();
     tell_systemd(&[NotifyState::MainPid(pid)]);
-    control.plane.borrow().let_go(&channel, SESSIONS);
+    control.plane.borrow().let_go(&passage);
     leave_the_rest(control);
     let counted = Tallies::of(&control.shared, &control.snapshot());
     if let Err(why) = say(&channel, &Word::Counts(Box::new(counted.clone()))) {
@@ -103,9 +103,16 @@ fn is_running(control: &Control) -> Result<(), String> {
 struct Successor {
     child: Option<Child>,
     channel: Arc<Channel>,
+    /// Version of the format that it has chosen.
+    format: u32,
 }
 
 impl Successor {
+    /// How sessions go there.
+    fn passage(&self) -> Passage {
+        Passage { channel: Arc::clone(&self.channel), kind: SESSIONS, format: self.format }
+    }
+
     fn let_live(mut self) -> u32 {
         self.child.take().map_or(0, |child| child.id())
     }
@@ -159,7 +166,7 @@ async fn start(control: &Handle) -> Result<(Successor, String), String> {
     // Our copy of its end goes with the command.
     drop(command);
     tracing::info!(pid = child.id(), program = %program.path.display(), "upgrade begins");
-    let mut successor = Successor { child: Some(child), channel: Arc::new(channel) };
+    let mut successor = Successor { child: Some(child), channel: Arc::new(channel), format: OLDEST };
     let sockets = sockets(control)?;
     let estate = Estate::of(control)?;
     let (channel, confined) = (Arc::clone(&successor.channel), control.confined);
@@ -172,13 +179,16 @@ async fn start(control: &Handle) -> Result<(Successor, String), String> {
         }
         say(&channel, &Word::State(Box::new(estate)))?;
         match hear_word(&channel)? {
-            Word::Ready { format: OLDEST..=FORMAT, version } => Ok(version),
+            Word::Ready { format: format @ OLDEST..=FORMAT, version } => Ok((format, version)),
             other => Err(out_of_turn(&other)),
         }
     };
     let outcome = spawn_blocking(talk).await.map_err(|error| error.to_string())?;
     match outcome {
-        Ok(version) => Ok((successor, version)),
+        Ok((format, version)) => {
+            successor.format = format;
+            Ok((successor, version))
+        }
         Err(why) => Err(successor.fail(why)),
     }
 }
@@ -204,7 +214,7 @@ fn hand_over(control: &Handle, successor: &mut Successor) -> Result<(u64, Durati
         .and_then(|estate| say(&channel, &Word::State(Box::new(estate))))
         .map_err(|why| successor.fail(why))?;
     let begun = Instant::now();
-    let outcome = offer(control, &channel).and_then(|sessions| {
+    let outcome = offer(control, &successor.passage()).and_then(|sessions| {
         say(&channel, &Word::Go)?;
         match hear_word(&channel)? {
             Word::Took => Ok((sessions, begun.elapsed())),
@@ -224,15 +234,15 @@ fn hand_over(control: &Handle, successor: &mut Successor) -> Result<(u64, Durati
 }
 
 /// Sends all sessions, and waits until the new process holds them.
-fn offer(control: &Control, channel: &Arc<Channel>) -> Result<u64, String> {
+fn offer(control: &Control, passage: &Passage) -> Result<u64, String> {
     let mut sessions = 0;
-    for worker in control.plane.borrow().hand_over(channel, SESSIONS) {
+    for worker in control.plane.borrow().hand_over(passage) {
         let sent =
             worker.recv_timeout(STEP_LIMIT).map_err(|_| "a worker did not come to a stand in time".to_owned())?;
         sessions += sent.map_err(|error| lost(&error))?;
     }
-    say(channel, &Word::Handed { sessions })?;
-    match hear_word(channel)? {
+    say(&passage.channel, &Word::Handed { sessions })?;
+    match hear_word(&passage.channel)? {
         Word::Holding => Ok(sessions),
         other => Err(out_of_turn(&other)),
     }
@@ -245,7 +255,7 @@ fn leave_the_rest(control: &Handle) {
     control.served.leave_to_heir();
     control.probes.take();
     control.names.borrow_mut().stop();
-    control.kills.borrow_mut().drain().for_each(|(_, kill)| kill.abort());
+    control.kills.borrow_mut().drain().for_each(|(_, kill)| kill.stop());
 }
 
 /// Waits for the sessions that were still set up, hands over what was counted since, and ends. Words to stop are passed on:

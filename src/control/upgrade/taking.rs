@@ -12,7 +12,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::estate::Estate;
 use super::words::{Heard, Hello, Listening, Sockets, Word, choose_format, hear, hear_word, out_of_turn, say};
 use super::{FOLLOW_LIMIT, READY_LIMIT, STEP_LIMIT};
-use crate::control::{Handle, reload};
+use crate::control::{Handle, removals};
 use crate::state::{Heirs, Snapshot};
 use crate::sys::channel::Channel;
 
@@ -133,7 +133,7 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     let limit = heir.channel.set_limit(Some(STEP_LIMIT));
     limit.map_err(|error| error.to_string())?;
     let heirs = Arc::new(estate.heirs(snapshot));
-    estate.take_up(control, snapshot);
+    let unfinished = estate.take_up(control, snapshot);
     let sessions = receive_sessions(control, &heir.channel, &heirs)?;
     say(&heir.channel, &Word::Holding)?;
     match hear_word(&heir.channel)? {
@@ -145,8 +145,9 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     drop(control.plane.borrow_mut().install(snapshot));
     control.plane.borrow().go_on();
     receive_counts(control, snapshot, &heir.channel, &heirs);
-    reload::end_removed(control, heirs.gone(), &snapshot.config);
-    reload::end_unrouted(control, heirs.gone_rules().clone(), &snapshot.config);
+    removals::end_removed(control, heirs.gone(), &snapshot.config);
+    removals::end_unrouted(control, heirs.gone_rules().clone(), &snapshot.config);
+    unfinished.resume(control, &heirs);
     follow(control, snapshot, heir, heirs);
     Ok(sessions)
 }
@@ -211,8 +212,8 @@ fn follow(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir, heirs: Arc<He
                 Ok(Heard::Sessions(parcel)) => {
                     own.plane.borrow().take_up_late(late, parcel, &heirs);
                     late += 1;
-                    reload::end_removed(&own, heirs.gone(), &snapshot.config);
-                    reload::end_unrouted(&own, heirs.gone_rules().clone(), &snapshot.config);
+                    removals::end_removed(&own, heirs.gone(), &snapshot.config);
+                    removals::end_unrouted(&own, heirs.gone_rules().clone(), &snapshot.config);
                 }
                 Ok(Heard::Word(Word::Counts(tallies), _)) => {
                     drop(own.plane.borrow().count(&Arc::new(*tallies), &snapshot));

@@ -25,7 +25,9 @@ use crate::state::Tallies;
 use crate::sys::channel::{Channel, MOST_DESCRIPTORS, Parcel};
 
 /// Version of the format. A field that may be missing is no new version; whatever a reader of the one before would get wrong is.
-pub const FORMAT: u32 = 1;
+///
+/// 2: sessions that wait for a place go over as well, and `credit` of a direction is gone.
+pub const FORMAT: u32 = 2;
 /// The oldest version that is understood.
 pub const OLDEST: u32 = 1;
 

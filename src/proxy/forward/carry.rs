@@ -36,6 +36,14 @@ struct BrokenCopy {
     looks: u8,
 }
 
+impl FlowCopy {
+    /// Adds what a reader of format 1 misses.
+    pub const fn complete_for_format_1(&mut self) {
+        self.up.complete_for_format_1();
+        self.down.complete_for_format_1();
+    }
+}
+
 impl Flow {
     /// Copies it; bytes on the way go behind `bytes`, sockets and pipes behind `descriptors`.
     pub fn copy_to<'f>(&'f self, bytes: &mut Vec<u8>, descriptors: &mut Vec<BorrowedFd<'f>>) -> FlowCopy {

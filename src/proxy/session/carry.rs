@@ -24,8 +24,8 @@ pub struct Places {
     pub listener: usize,
     /// Pool.
     pub pool: usize,
-    /// Backend.
-    pub backend: usize,
+    /// Backend, of one whose bytes flow.
+    pub backend: Option<usize>,
 }
 
 /// The same, found again.
@@ -35,8 +35,8 @@ pub struct Shares {
     pub listener: Rc<ListenerBrief>,
     /// Pool.
     pub pool: Rc<PoolBrief>,
-    /// Backend.
-    pub backend: Rc<BackendBrief>,
+    /// Backend, of one whose bytes flow.
+    pub backend: Option<Rc<BackendBrief>>,
 }
 
 /// One session.
@@ -97,7 +97,7 @@ enum CloudCopy {
 }
 
 impl SessionCopy {
-    /// Copies a session whose bytes flow. `now_ns` is `CLOCK_MONOTONIC`.
+    /// Copies a session. `now_ns` is `CLOCK_MONOTONIC`.
     pub fn of(session: &Session, shares: Places, now_ns: u64) -> Self {
         let facts = session.facts.borrow();
         let time = |time: Option<Micros>| time.map(|Micros(micros)| micros);
@@ -124,7 +124,7 @@ impl SessionCopy {
         }
     }
 
-    /// Makes the session again, with its seat.
+    /// Makes the session again, with its seat if it had one.
     pub fn revive(self, slot: Slot, shares: Shares, now_ns: u64) -> Session {
         let Shares { listener, pool, backend } = shares;
         let [hello_time, connect_time, sent_time, first_byte_time] = self.times.map(|time| time.map(Micros));
@@ -134,7 +134,7 @@ impl SessionCopy {
                 .route
                 .map(|origin| Rc::new(RouteBrief { origin: origin.into(), identity: self.route_identity })),
             pool: Some(pool),
-            seat: Some(Seat::taken_over(backend)),
+            seat: backend.map(Seat::taken_over),
             tries: self.tries,
             hello_time,
             connect_time,
@@ -160,6 +160,7 @@ impl SessionCopy {
             moved: Moved::carried(self.copied, self.spliced, self.reported),
             moved_ticks: Cell::new(self.moved_ticks),
             order: Cell::new(self.order.as_deref().and_then(CloseReason::named)),
+            elsewhere: Cell::new(false),
             waker: RefCell::new(None),
         }
     }

@@ -4,12 +4,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use super::{Accepted, Session, establish};
+use super::{Accepted, Session, establish, establish_resumed};
 use crate::decide::close::CloseReason;
 use crate::proxy::forward::Flow;
+use crate::proxy::queue::carry::Ticket;
 use crate::proxy::view::ListenerView;
 use crate::proxy::worker::Worker;
 use crate::proxy::{faults, record};
+use crate::state::Turn;
 
 /// Takes one connection all the way; a task of the worker.
 pub struct Serve {
@@ -40,6 +42,12 @@ pub fn go_on(worker: &Rc<Worker>, session: Rc<Session>, flow: Flow) -> Serve {
     Serve { worker: Rc::clone(worker), session, stage: Stage::Flowing(flow) }
 }
 
+/// Goes on with a session that waited for a place in another process.
+pub fn resume(worker: &Rc<Worker>, session: Rc<Session>, ticket: Ticket, turn: Turn) -> Serve {
+    let set_up = establish_resumed(Rc::clone(worker), Rc::clone(&session), ticket, turn);
+    Serve { worker: Rc::clone(worker), session, stage: Stage::SetUp(Box::pin(set_up)) }
+}
+
 impl Future for Serve {
     type Output = ();
 
@@ -64,6 +72,11 @@ impl Serve {
         let Self { worker, session, stage } = self;
         loop {
             match stage {
+                Stage::SetUp(_) if session.is_elsewhere() => {
+                    // Its socket is closed here without a word on the wire: the other process has it.
+                    *stage = Stage::Over;
+                    record::left_to_another(worker, session);
+                }
                 Stage::SetUp(set_up) => match ready!(set_up.as_mut().poll(cx)) {
                     Ok(flow) => {
                         worker.held.flows_more();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendBrief, Leg, ListenerBrief, PoolBrief, RelayPlan};
-use crate::config::{Limit, RelayNumbers, RelayPath};
+use crate::config::{Limit, Reject, RelayNumbers, RelayPath};
 use crate::decide::balance::Tier;
 use crate::state::Heirs;
 
@@ -19,6 +19,8 @@ pub struct ListenerCopy {
     name: Arc<str>,
     idle_ms: Option<u64>,
     half_close_ms: Option<u64>,
+    /// Not in format 1, where nobody goes over who could be refused.
+    reject: Option<Reject>,
     user_timeout: Option<Limit>,
     keepalive: Option<Limit>,
 }
@@ -48,15 +50,16 @@ pub struct BackendCopy {
 impl ListenerCopy {
     /// Copies it.
     pub fn of(brief: &ListenerBrief) -> Self {
-        let ListenerBrief { idle_ms, half_close_ms, user_timeout, keepalive, .. } = *brief;
-        Self { name: Arc::clone(&brief.state.name), idle_ms, half_close_ms, user_timeout, keepalive }
+        let ListenerBrief { idle_ms, half_close_ms, reject, user_timeout, keepalive, .. } = *brief;
+        let (name, reject) = (Arc::clone(&brief.state.name), Some(reject));
+        Self { name, idle_ms, half_close_ms, reject, user_timeout, keepalive }
     }
 
     /// Finds it here.
     pub fn find(&self, heirs: &Heirs, worker: usize) -> Rc<ListenerBrief> {
         let Self { idle_ms, half_close_ms, user_timeout, keepalive, .. } = *self;
-        let state = heirs.listener(&self.name);
-        Rc::new(ListenerBrief { state, idle_ms, half_close_ms, user_timeout, keepalive, worker })
+        let (state, reject) = (heirs.listener(&self.name), self.reject.unwrap_or(Reject::Alert));
+        Rc::new(ListenerBrief { state, idle_ms, half_close_ms, reject, user_timeout, keepalive, worker })
     }
 }
 

@@ -19,6 +19,16 @@ pub struct DirectionCopy {
     splices: bool,
     in_a_row: u8,
     end: End,
+    /// Of format 1: bytes that were read and not yet counted as a turn's.
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
+    credit: Option<u8>,
+}
+
+impl DirectionCopy {
+    /// Adds what a reader of format 1 misses.
+    pub const fn complete_for_format_1(&mut self) {
+        self.credit = Some(0);
+    }
 }
 
 impl Direction {
@@ -40,7 +50,7 @@ impl Direction {
             Mode::Copy(full) => (false, full),
             Mode::Splice(small) => (true, small),
         };
-        DirectionCopy { held, inside, splices, in_a_row, end: self.end }
+        DirectionCopy { held, inside, splices, in_a_row, end: self.end, credit: None }
     }
 
     /// Makes it again from the copy, the first of `bytes` and the next of `descriptors`.

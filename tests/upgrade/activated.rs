@@ -1,0 +1,43 @@
+//! A daemon that the service manager has started with sockets: they go over, and come back with their listener.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+use crate::scene::{CONFIG, all_echo, says, sessions};
+use crate::support::{Backend, Daemon, eventually, own_loopback, through};
+
+#[test]
+fn sockets_of_the_service_manager_go_over_and_stay_its_own() {
+    let address = own_loopback();
+    let _backends = [1001, 1002].map(|port| Backend::echo((address, port)));
+    let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| {
+        let socket = PathBuf::from(command.get_args().last().unwrap()).with_file_name("s.sock").display().to_string();
+        let (tls, plain) = (format!("{address}:443"), format!("{address}:444"));
+        let arguments = ["-l", &tls, "-l", &plain, "-l", &socket, "--fdname=tls:plain:status"];
+        through(command, "systemd-socket-activate", &arguments)
+    });
+    let mut open = sessions(&daemon, 20);
+    daemon.upgrade();
+    all_echo(&mut open, b"over there");
+    // A listener that is away over an upgrade: its socket stays open, and who comes waits in it.
+    let without = CONFIG.replacen("[[listener]]\nname = \"plain\"", "[[listener]]\nname = \"other\"", 1);
+    daemon.write_config(&without.replace("{ip}:444", "{ip}:446"), "workers = 3\n");
+    daemon.reload();
+    let mut early = std::net::TcpStream::connect(daemon.at(444)).unwrap();
+    daemon.upgrade();
+    daemon.upgrade();
+    says(&daemon, 446, b"its own");
+    daemon.write_config(CONFIG, "workers = 2\n");
+    daemon.reload();
+    crate::scene::echoes(&mut early, b"who waited is served");
+    says(&daemon, 444, b"back again");
+    all_echo(&mut open, b"all the while");
+    drop((open, early));
+    daemon.signal(Signal::SIGTERM);
+    eventually("it ends", || std::net::TcpStream::connect(daemon.at(446)).is_err().then_some(()));
+    daemon.wait_for_log("\"message\":\"stopped\"");
+    assert!(daemon.socket().exists(), "the file is the service manager's");
+}
