@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluice::decide::balance::{
-    Ask, Balancer, Hashing, KeyFacts, KeyPart, Load, LoadFactor, Member, MemberId, Method, Ramp, Table, Tier, Totals,
-    Tried, hash_key, next_random,
+    Ask, Balancer, Hashing, KeyFacts, KeyPart, Load, LoadFactor, Member, MemberId, Method, Ramp, Seed, Table, Tier,
+    Totals, Tried, hash_key, next_random,
 };
 
 /// One count to a pair of cache lines, as the live state of backends has it.
@@ -65,7 +65,8 @@ impl Pool {
 fn pick(criterion: &mut Criterion) {
     println!("must: every pick under 50 ns");
     let hashed = |table, factor: Option<f64>| {
-        Method::ConsistentHash(Hashing { table, bounded_load: factor.map(|factor| LoadFactor::new(factor).unwrap()) })
+        let bounded_load = factor.map(|factor| LoadFactor::new(factor).unwrap());
+        Method::ConsistentHash(Hashing { table, bounded_load, seed: Seed::default() })
     };
     for (name, method, pool) in [
         ("least-connections", Method::LeastConnections, Pool::Busy),
@@ -114,7 +115,9 @@ fn key(criterion: &mut Criterion) {
         destination: Some(([198, 51, 100, 1], 443).into()),
     };
     for (name, parts) in [("source", &[KeyPart::Source][..]), ("all five", &KeyPart::ALL)] {
-        criterion.bench_function(&format!("key: {name}"), |bench| bench.iter(|| hash_key(parts, black_box(&facts))));
+        criterion.bench_function(&format!("key: {name}"), |bench| {
+            bench.iter(|| hash_key(Seed::default(), parts, black_box(&facts)));
+        });
     }
 }
 

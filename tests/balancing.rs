@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 
 use sluice::decide::balance::{
-    Ask, Balancer, Hashing, Load, LoadFactor, Maglev, Member, MemberId, Method, Ring, Table, Tier, Totals, Tried,
+    Ask, Balancer, Hashing, Load, LoadFactor, Maglev, Member, MemberId, Method, Ring, Seed, Table, Tier, Totals, Tried,
     next_random,
 };
 
@@ -264,7 +264,9 @@ fn placed(table: Table, factor: f64, trial: u64, away: Option<MemberId>) -> (Vec
     let bounded_load = LoadFactor::new(factor);
     let member = |name: String| Member { name: name.into(), weight: 100, tier: Tier::FIRST };
     let members: Vec<Member> = names(100, trial).into_iter().map(member).collect();
-    let balancer = Balancer::new(Method::ConsistentHash(Hashing { table, bounded_load }), &members).unwrap();
+    let balancer =
+        Balancer::new(Method::ConsistentHash(Hashing { table, bounded_load, seed: Seed::default() }), &members)
+            .unwrap();
     let mut turns = balancer.turns(0);
     let mut active = vec![0; 100];
     let weight = if away.is_some() { 9900 } else { 10_000 };

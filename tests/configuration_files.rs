@@ -165,7 +165,8 @@ const CONTRACT: &[(&str, &str)] = &[
          keepalive hash backend health passive",
     ),
     ("[[pool.NAME.backend]]", "address name weight backup max-connections"),
-    ("[pool.NAME.hash]", "key table bounded-load"),
+    // The contract has no `seed`; the issue about balancing names it.
+    ("[pool.NAME.hash]", "key table bounded-load seed"),
     // The contract names `sni`; the keys of the kinds of checks are named by the issue about health checks.
     (
         "[pool.NAME.health]",

@@ -1,11 +1,13 @@
 //! Reads how a pool chooses among its backends beyond the method: `[pool.NAME.hash]` and `[pool.NAME.passive]`.
 
+use std::sync::Arc;
+
 use toml::de::DeTable;
 
 use super::keys::{HASH, PASSIVE};
 use super::section::{At, Section};
 use super::{Code, Problems};
-use crate::decide::balance::{Hashing, KeyPart, LoadFactor, Table};
+use crate::decide::balance::{Hashing, KeyPart, LoadFactor, Seed, Table};
 use crate::decide::health::Patience;
 
 /// What is hashed, and how an owner is found.
@@ -16,6 +18,8 @@ pub struct Hash {
     pub how: Hashing,
     /// Whether the bound is written.
     pub says_bound: bool,
+    /// What the seed was made from.
+    pub seed: Arc<str>,
 }
 
 /// Reads `[pool.NAME.hash]`, which is in force without being written.
@@ -42,7 +46,9 @@ pub fn read_hash(pool: &Section<'_>, problems: &mut Problems) -> Hash {
     };
     let bounded_load =
         section.factor("bounded-load", problems).and_then(|factor| factor.value).and_then(LoadFactor::new);
-    Hash { key, how: Hashing { table, bounded_load }, says_bound: section.has("bounded-load") }
+    let seed: Arc<str> = section.text("seed", problems).map_or_else(|| "".into(), |text| text.value.into());
+    let how = Hashing { table, bounded_load, seed: Seed::of(&seed) };
+    Hash { key, how, says_bound: section.has("bounded-load"), seed }
 }
 
 /// Reads `[pool.NAME.passive]`, which is in force without being written.

@@ -233,6 +233,9 @@ fn hash(pool: &Pool, how: Hashing) -> Table {
         Some(factor) => set(&mut table, "bounded-load", factor.as_f64()),
         None => set(&mut table, "bounded-load", "off"),
     }
+    if !pool.hash_seed.is_empty() {
+        set(&mut table, "seed", &*pool.hash_seed);
+    }
     table
 }
 

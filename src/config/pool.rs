@@ -26,6 +26,8 @@ pub struct Pool {
     pub method: Method,
     /// What consistent-hash hashes, in this order.
     pub hash_key: Vec<KeyPart>,
+    /// What the seed of its hash is made from.
+    pub hash_seed: Arc<str>,
     /// Backends, short form first.
     pub backends: Vec<Backend>,
     /// Time for one connection attempt.
@@ -112,7 +114,7 @@ pub fn read_pool(
     if !is_name(name) {
         problems.add(Code::BadName, place.clone(), format!("`{name}` is not a name")).hint(NAME_HINT);
     }
-    let (method, hash_key) = read_method(&section, default_method, problems);
+    let (method, (hash_key, hash_seed)) = read_method(&section, default_method, problems);
     let backends = read_backends(&section, problems);
     if backends.is_empty() && is_intentionally_empty(&section) {
         let message = format!("{title} has no backends");
@@ -174,6 +176,7 @@ pub fn read_pool(
         name: Arc::from(name),
         method,
         hash_key,
+        hash_seed,
         backends,
         connect_timeout: connect_timeout.unwrap_or_default(),
         connect_tries: connect_tries.map_or(1, |tries| tries.value as u8),
@@ -198,7 +201,7 @@ pub fn read_pool(
 }
 
 /// Reads `balance` and how `consistent-hash` does it; `default` is for a pool that names none.
-fn read_method(section: &Section<'_>, default: Method, problems: &mut Problems) -> (Method, Vec<KeyPart>) {
+fn read_method(section: &Section<'_>, default: Method, problems: &mut Problems) -> (Method, (Vec<KeyPart>, Arc<str>)) {
     let hash = read_hash(section, problems);
     let method = match section.word("balance", problems).map(|word| word.value) {
         _ if !section.has("balance") => default,
@@ -221,7 +224,7 @@ fn read_method(section: &Section<'_>, default: Method, problems: &mut Problems) 
         }
         other => other,
     };
-    (method, hash.key)
+    (method, (hash.key, hash.seed))
 }
 
 /// Reads `source-address`: each backend needs one of its family.

@@ -92,8 +92,10 @@ impl Bound {
             alpn: hello.map_or(&[], |hello| hello.alpn.as_encoded()),
             destination: Some(session.destination()),
         };
-        let hashes = matches!(config.method, Method::ConsistentHash(_));
-        let key = if hashes { hash_key(&config.hash_key, &facts()) } else { None };
+        let key = match config.method {
+            Method::ConsistentHash(hashing) => hash_key(hashing.seed, &config.hash_key, &facts()),
+            _ => None,
+        };
         Self { pool, key, header: proxy_header::outgoing(session, config.send_proxy, hello) }
     }
 }

@@ -174,8 +174,8 @@ fn explain_pool(pool: &Pool, listener: &Listener, query: &RouteQuery, now_ms: u6
     };
     let facts = KeyFacts { source: query.from, sni: sni.as_ref().map(ServerName::as_str), alpn: &alpn, destination };
     let mut key = None;
-    if matches!(config.method, Method::ConsistentHash(_)) {
-        key = hash_key(&config.hash_key, &facts);
+    if let Method::ConsistentHash(hashing) = config.method {
+        key = hash_key(hashing.seed, &config.hash_key, &facts);
         let parts: Vec<&str> = config.hash_key.iter().map(|part| part.name()).collect();
         let is_guess = config.hash_key.contains(&KeyPart::Destination) && destination.is_none();
         answer.key = Some(match key {

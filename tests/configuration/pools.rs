@@ -123,11 +123,11 @@ error[E009]: `bounded-load` is 0.9, outside 1 to 1000
 13 | bounded-load = 0.9
    |                ^^^
 
-error[E002]: unknown key `seed` in [pool.shop.hash]
-  --> a.toml:14:1
+error[E003]: `seed` in [pool.shop.hash] takes a string, not a whole number
+  --> a.toml:14:8
    |
 14 | seed = 1
-   | ^^^^
+   |        ^
 
 error[E009]: `failures` is 1001, outside 0 to 1000
   --> a.toml:16:12

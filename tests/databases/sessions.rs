@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Output, Stdio};
 
-use crate::support::servers::postgres::{Postgres, psql};
+use crate::support::servers::postgres::{Postgres, psql, psql_of_stdin};
 use crate::support::servers::{Process, answer, finish, free_port, printed};
 use crate::support::{Daemon, eventually, own_loopback};
 use jiff::Timestamp;
@@ -103,28 +104,69 @@ fn pgbench_loses_no_transaction_and_uses_both_servers() {
     }
 }
 
+/// Processes that take over from each other.
+const UPGRADES: u32 = 100;
+
+/// A client that is told one thing after another.
+struct Interactive {
+    process: Process,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Interactive {
+    #[track_caller]
+    fn start(mut command: Command) -> Self {
+        let mut process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()), Signal::SIGKILL);
+        let answers = BufReader::new(process.child.stdout.take().expect("piped"));
+        Self { process, answers }
+    }
+
+    /// Says something that is answered with one line.
+    #[track_caller]
+    fn says(&mut self, words: &str, want: &str) {
+        let stdin = self.process.child.stdin.as_mut().expect("piped");
+        stdin.write_all(words.as_bytes()).and_then(|()| stdin.write_all(b"\n")).expect("it listens");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("an answer");
+        assert_eq!(line.trim(), want);
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> ExitStatus {
+        drop(self.process.child.stdin.take());
+        eventually("psql ends", || self.process.ended())
+    }
+}
+
 #[test]
 fn transactions_go_on_while_processes_take_over_from_each_other() {
     let pair = Pair::start("least-connections");
     pair.initialise_pgbench();
-    // One that is longer than all of it, through TLS; others that come and go, and some that stay.
-    let long = "BEGIN; CREATE TEMP TABLE t AS SELECT 42 AS answer; SELECT pg_sleep(9); SELECT answer FROM t; COMMIT";
-    let mut long = psql(pair.at, "require", long);
-    let long = std::thread::spawn(move || printed(&mut long));
+    // A transaction that is longer than all of it, through TLS; a query that runs while processes change; clients that
+    // come and go, and some that stay.
+    let mut transaction = Interactive::start(psql_of_stdin(pair.at, "require"));
+    transaction.says("BEGIN; CREATE TEMP TABLE t AS SELECT 42 AS answer; SELECT count(*) FROM t;", "1");
+    let mut query = psql(pair.at, "disable", "SELECT pg_sleep(6), 43");
+    let query = std::thread::spawn(move || printed(&mut query));
     let load = |more: &[&str]| {
         let mut load = pgbench(pair.at);
-        load.args(["-N", "-c", "4", "-j", "2", "-T", "8"]).args(more);
+        load.args(["-N", "-c", "4", "-j", "2", "-T", "4"]).args(more);
         std::thread::spawn(move || finish(&mut load))
     };
-    let (staying, passing) = (load(&[]), load(&["-C"]));
-    let mut upgrades = 0;
-    while !(long.is_finished() && staying.is_finished() && passing.is_finished()) {
+    let mut runs = Vec::new();
+    let (mut staying, mut passing) = (load(&[]), load(&["-C"]));
+    for _ in 0..UPGRADES {
         pair.daemon.upgrade();
-        upgrades += 1;
+        for (run, more) in [(&mut staying, &[][..]), (&mut passing, &["-C"])] {
+            if run.is_finished() {
+                runs.push(std::mem::replace(run, load(more)));
+            }
+        }
     }
-    assert!(upgrades >= 10, "{upgrades} upgrades");
-    assert_eq!(long.join().expect("psql").trim(), "42");
-    for run in [staying, passing] {
+    transaction.says("SELECT answer FROM t; COMMIT;", "42");
+    assert!(transaction.ends().success());
+    assert_eq!(query.join().expect("psql").trim(), "|43");
+    for run in runs.into_iter().chain([staying, passing]) {
         let run = run.join().expect("pgbench");
         let summary = answer(&run).expect("pgbench succeeds");
         assert!(summary.contains("number of failed transactions: 0 "), "{summary}");

@@ -143,6 +143,12 @@ pub static HASH: SectionKeys = SectionKeys {
             "1.25",
             "No backend gets a connection that would bring it above this multiple of its share; the next in the order of the key takes it. off: as far as the keys bring it.",
         ),
+        built(
+            "seed",
+            Kind::Text,
+            "\"\"",
+            "Any text that clients do not know, the same in all instances: they cannot choose names that meet at one backend. Another one gives most keys another backend.",
+        ),
     ],
 };
 

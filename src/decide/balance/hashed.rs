@@ -7,6 +7,7 @@ use std::hash::Hasher;
 use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher13;
 
+use super::key::Seed;
 use super::maglev::Maglev;
 use super::ring::Ring;
 
@@ -141,15 +142,19 @@ fn first_accepted(owners: impl Iterator<Item = usize>, accept: impl Fn(usize) ->
     None
 }
 
-/// What tables are made from, as 16 hexadecimal digits: algorithm version, kind, and for each tier the size and the
+/// What tables are made from, as 16 hexadecimal digits: algorithm version, kind, the seed of keys if there is one, and for each tier the size and the
 /// `(name, weight)` members in the order of names. Equal digests are equal tables.
 pub(super) fn digest<'a, M: ExactSizeIterator<Item = (&'a str, u32)>>(
     table: Table,
+    seed: Seed,
     tiers: impl Iterator<Item = (&'a Hashed, M)>,
 ) -> Box<str> {
     let mut sum = Sha256::new();
     sum.update(VERSION.to_le_bytes());
     sum.update([table as u8]);
+    if seed != Seed::default() {
+        sum.update(seed.number().to_le_bytes());
+    }
     for (hashed, members) in tiers {
         sum.update((hashed.size() as u64).to_le_bytes());
         sum.update((members.len() as u64).to_le_bytes());

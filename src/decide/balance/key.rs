@@ -1,13 +1,35 @@
 //! The affinity key: which facts of a connection decide about its backend in a hashed pool, as one number.
-//! It is the same in every instance and worker, and does not depend on the pool.
+//! It is the same in every instance and worker with the same seed, and does not depend on the pool otherwise.
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
+use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher13;
 
 /// Makes hashes of keys independent of those of members.
-const SEED: u64 = 0x736c_7569_6365_2d33;
+const KEYS: u64 = 0x736c_7569_6365_2d33;
+
+/// What hashes of keys depend on beside the key. The same in all instances that are to agree; whoever does not know it
+/// cannot choose keys that meet at one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seed(u64);
+
+impl Seed {
+    /// That of a text; an empty one is none.
+    pub fn of(text: &str) -> Self {
+        if text.is_empty() {
+            return Self::default();
+        }
+        let sum = Sha256::digest(text);
+        Self(sum.iter().take(8).fold(0, |digits, byte| digits << 8 | u64::from(*byte)))
+    }
+
+    /// As a number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// One fact of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +80,8 @@ pub struct KeyFacts<'a> {
 ///
 /// Parts count in their order. Each is hashed with its kind, whether it is there, and its length, so that different
 /// lists of parts never run together; a part that is missing beside others is hashed as missing. Nothing is allocated.
-pub fn hash_key(parts: &[KeyPart], facts: &KeyFacts<'_>) -> Option<u64> {
-    let mut hasher = SipHasher13::new_with_keys(SEED, parts.len() as u64);
+pub fn hash_key(seed: Seed, parts: &[KeyPart], facts: &KeyFacts<'_>) -> Option<u64> {
+    let mut hasher = SipHasher13::new_with_keys(KEYS ^ seed.number(), parts.len() as u64);
     let mut present = false;
     for part in parts {
         present |= match part {

@@ -20,7 +20,7 @@ use std::fmt;
 pub use bound::{LoadFactor, Totals};
 pub use explain::{Explained, PassedOver};
 pub use hashed::{Table, TableError};
-pub use key::{KeyFacts, KeyPart, hash_key};
+pub use key::{KeyFacts, KeyPart, Seed, hash_key};
 pub use maglev::Maglev;
 pub use members::{MAX_TRIES, Member, MemberId, Tier, Tried};
 pub use ramp::{Load, Ramp};
@@ -61,6 +61,8 @@ pub struct Hashing {
     pub table: Table,
     /// How far above its share a member may be; `None` for as far as its keys bring it.
     pub bounded_load: Option<LoadFactor>,
+    /// Of the keys.
+    pub seed: Seed,
 }
 
 /// What is asked on behalf of one connection.
@@ -117,7 +119,7 @@ impl Balancer {
             Method::ConsistentHash(hashing) => {
                 let named = |tier: &'_ Members| -> Vec<(&str, u32)> { tier.named(members).collect() };
                 let made_from = tiers.iter().filter_map(|tier| Some((tier.hashed()?, named(tier).into_iter())));
-                Some(hashed::digest(hashing.table, made_from))
+                Some(hashed::digest(hashing.table, hashing.seed, made_from))
             }
             _ => None,
         };
@@ -129,8 +131,8 @@ impl Balancer {
         Turns { tiers: self.tiers.iter().map(|tier| tier.order(start)).collect() }
     }
 
-    /// What the tables of a hashed pool are made from, as 16 hexadecimal digits: the same in two instances when their
-    /// tables are. It says nothing of bounded loads or of what the key is made of.
+    /// What the tables of a hashed pool are made from, and the seed, as 16 hexadecimal digits: the same in two instances when
+    /// those are. It says nothing of bounded loads or of what the key is made of.
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }

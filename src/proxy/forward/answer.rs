@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::direction::{Lost, Step};
-use crate::decide::balance::{KeyFacts, KeyPart, hash_key};
+use crate::decide::balance::{KeyFacts, KeyPart, Seed, hash_key};
 use crate::decide::health::Sign;
 use crate::decide::hello::{FirstAnswer, alert_name};
 use crate::proxy::session::Session;
@@ -103,5 +103,5 @@ fn report(session: &Session, answer: FirstAnswer) {
 /// Stands for the network of a client, the same for all its addresses.
 fn network_of(session: &Session) -> u64 {
     let facts = KeyFacts { source: session.client().ip(), sni: None, alpn: &[], destination: None };
-    hash_key(&[KeyPart::SourcePrefix], &facts).unwrap_or_default()
+    hash_key(Seed::default(), &[KeyPart::SourcePrefix], &facts).unwrap_or_default()
 }

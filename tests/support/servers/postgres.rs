@@ -242,9 +242,16 @@ fn give_to_postgres(path: &Path) {
 
 /// A real psql that runs one query and prints bare values.
 pub fn psql(address: SocketAddr, sslmode: &str, query: impl AsRef<OsStr>) -> Command {
+    let mut command = psql_of_stdin(address, sslmode);
+    command.arg("-c").arg(query);
+    command
+}
+
+/// The same for queries that it is told one after the other.
+pub fn psql_of_stdin(address: SocketAddr, sslmode: &str) -> Command {
     let mut command = Postgres::program("psql");
     command.env("PGHOST", address.ip().to_string()).env("PGPORT", address.port().to_string());
-    command.env("PGSSLMODE", sslmode).args(["-X", "-A", "-t", "-q", "-c"]).arg(query);
+    command.env("PGSSLMODE", sslmode).args(["-X", "-A", "-t", "-q"]);
     command
 }
 

@@ -20,7 +20,7 @@ fn members(weights: &[u32]) -> Vec<Member> {
 
 fn hashing(table: Table, factor: Option<f64>) -> Method {
     let bounded_load = factor.map(|factor| LoadFactor::new(factor).expect("a factor"));
-    Method::ConsistentHash(Hashing { table, bounded_load })
+    Method::ConsistentHash(Hashing { table, bounded_load, seed: Seed::default() })
 }
 
 fn all_methods() -> [Method; 7] {
