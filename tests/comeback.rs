@@ -132,13 +132,18 @@ const NAMES: [&str; 4] = ["one", "two", "three", "four"];
 
 impl Four {
     fn start(threshold: f64) -> Self {
+        Self::start_with(threshold, [""; 4])
+    }
+
+    /// With more keys for each backend.
+    fn start_with(threshold: f64, more: [&str; 4]) -> Self {
         let addresses: Vec<Ipv4Addr> = NAMES.iter().map(|_| own_loopback()).collect();
         let serve = |(address, name): (&Ipv4Addr, &&'static str)| Backend::naming((*address, 1001), name);
         let backends = addresses.iter().zip(&NAMES).map(serve).collect();
         let checks = addresses.iter().map(|address| Some(check(*address))).collect();
         let mut pool = format!("balance = \"round-robin\"\npanic-threshold = {threshold:?}\n{CHECKED}\nport = 1002\n");
-        for (address, name) in addresses.iter().zip(NAMES) {
-            write!(pool, "[[pool.p.backend]]\nname = \"{name}\"\naddress = \"{address}:1001\"\n").unwrap();
+        for ((address, name), more) in addresses.iter().zip(NAMES).zip(more) {
+            write!(pool, "[[pool.p.backend]]\nname = \"{name}\"\naddress = \"{address}:1001\"\n{more}\n").unwrap();
         }
         let daemon = start(own_loopback(), &config(&pool));
         Self { addresses, _backends: backends, checks, daemon }
@@ -221,6 +226,22 @@ fn health_is_ignored_while_too_little_is_healthy() {
     let changes = four.changes();
     assert_eq!(changes.last().unwrap(), "normal: 50 % of the weight is healthy, panic-threshold is 50 %");
     assert_eq!(four.who(), set(&["one", "four"]));
+}
+
+#[test]
+fn backups_that_are_well_serve_instead_of_the_ill() {
+    let mut four = Four::start_with(0.6, ["", "", "backup = true", "backup = true"]);
+    four.fall_ill(0);
+    assert!(four.ignores_health(), "half of the weight of those that are no backups");
+    assert_eq!(four.who(), set(&["one", "two"]));
+    four.fall_ill(1);
+    assert!(!four.ignores_health(), "nobody is left, and the backups are well");
+    assert_eq!(four.who(), set(&["three", "four"]));
+    four.fall_ill(2);
+    assert!(!four.ignores_health(), "one is enough");
+    four.fall_ill(3);
+    assert!(four.ignores_health(), "nobody is well");
+    assert_eq!(four.who(), set(&["one", "two"]));
 }
 
 #[test]

@@ -126,6 +126,8 @@ async fn kill_one(control: &Handle, session: &str, peer: Peer) -> Result<Killed,
 
 async fn kill_those_of(control: &Handle, path: &str, rate: Option<f64>, peer: Peer) -> Result<Killed, Failure> {
     let ids = idle_first(control, path).await;
+    // Another process may have taken over meanwhile.
+    control.refuse_late_words()?;
     // One that was removed may still have some.
     if ids.is_empty() {
         exists(control, path)?;

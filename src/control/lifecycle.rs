@@ -91,6 +91,7 @@ pub async fn run(start: Start) -> Result<(), String> {
         names: RefCell::new(Names::new(Rc::clone(&renewal))),
         renewal,
         clock: Notify::new(),
+        upgrading: tokio::sync::Mutex::default(),
         reloading: tokio::sync::Mutex::new(()),
         reloads: reload::Requests::default(),
         operators: RefCell::default(),

@@ -185,6 +185,8 @@ pub struct Control {
     clock: Notify,
     /// Held while a reload runs, or names change: the next one waits.
     reloading: tokio::sync::Mutex<()>,
+    /// Held while an upgrade runs.
+    upgrading: tokio::sync::Mutex<()>,
     reloads: reload::Requests,
     /// What operators said beside the configuration.
     operators: RefCell<Operators>,

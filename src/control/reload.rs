@@ -173,6 +173,10 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
 /// # Errors
 /// When a listener cannot be bound, or the process was told to stop meanwhile; what was in force stays then.
 pub async fn put_in_force(control: &Handle, old: &Snapshot, snapshot: Arc<Snapshot>) -> Result<usize, String> {
+    // Nobody would tell new workers to leave.
+    if control.is_stopping() {
+        return Err(STOPPING.to_owned());
+    }
     control.plane.borrow_mut().prepare(&snapshot).map_err(|error| error.to_string())?;
     snapshot.settle_health();
     // New backends are asked before clients are sent to them; nobody would be, and some client would notice.

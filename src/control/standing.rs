@@ -162,13 +162,18 @@ pub fn sum_up(control: &Handle, pool: &Pool) {
     let may_be_well = |backend: &Backend| backend.takes(HealthIgnored::No) || backend.health() == Health::Unknown;
     let healthy = sum(&|backend| can_serve(backend) && may_be_well(backend));
     let all = sum(&can_serve);
-    let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64;
+    // Where nobody of the first tier is well, but somebody of a later one, there is no need to send clients to the ill.
+    let others_serve = healthy == 0
+        && members().any(|((backend, share), config)| {
+            config.tier.is_backup() && share.weight > 0 && can_serve(backend) && may_be_well(backend)
+        });
+    let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64 && !others_serve;
     let ignoring = if panics { HealthIgnored::Yes } else { HealthIgnored::No };
     let mut weights = [0; Tier::COUNT];
     for ((_, share), config) in members().filter(|((backend, _), _)| backend.takes(ignoring)) {
         weights[config.tier.position()] += u64::from(share.weight);
     }
-    places.tiers.set_weights(&weights);
+    places.weights.set(&weights);
     let may_serve = |backend: &Backend| backend.takes(ignoring) || backend.health() == Health::Unknown;
     let nobody = !members().any(|((backend, share), _)| share.weight > 0 && may_serve(backend));
     pool.state.trend.turn(nobody, Instant::now());

@@ -14,7 +14,7 @@ use super::given::Listeners;
 use crate::api::{SessionReport, SessionsParams};
 use crate::control::{DataPlane, PrepareError};
 use crate::decide::close::CloseReason;
-use crate::proxy::{self, Command, Generation, Listening, Sockets, WorkerHandle};
+use crate::proxy::{self, Command, Generation, Listening, Place, Sockets, WorkerHandle};
 use crate::state::{Heirs, Matching, Shared, Snapshot, Tallies};
 use crate::sys::channel::{Parcel, Passage};
 use crate::sys::privileges::Binding;
@@ -33,8 +33,8 @@ pub struct Workers {
     hiring: Option<Hiring>,
     /// How many accept.
     count: usize,
-    /// Listening sockets that are to be shared out anew when the next generation is installed, by their addresses.
-    moving: Option<HashMap<SocketAddr, Vec<socket2::Socket>>>,
+    /// Whether the prepared sockets are all that workers are to have.
+    moves: bool,
     /// Addresses that are bound.
     bound: HashSet<SocketAddr>,
     /// New sockets, per worker, until they are installed.
@@ -60,7 +60,7 @@ impl Workers {
             handles: Vec::new(),
             hiring: None,
             count: 0,
-            moving: None,
+            moves: false,
             bound: HashSet::new(),
             prepared: Vec::new(),
             handed_over,
@@ -101,9 +101,9 @@ impl Workers {
             let others = others.map(|(_, other)| other.commands.downgrade()).collect();
             // With as many CPUs as workers each gets its own; with fewer the scheduler decides.
             let own = cpus.get(id).filter(|_| self.count <= cpus.len());
-            let cpus = own.map_or_else(|| cpus.clone(), |cpu| vec![*cpu]);
+            let place = own.map_or_else(|| Place::Anywhere(cpus.clone()), |cpu| Place::Cpu(*cpu));
             // A worker that is gone is noticed by the watchdog.
-            let _ = handle.commands.send(Command::Meet(others, cpus));
+            let _ = handle.commands.send(Command::Meet(others, place));
         }
     }
 
@@ -122,31 +122,49 @@ impl Workers {
         Ok(all)
     }
 
-    /// Sockets of addresses that stay, for workers that have become more or fewer. Nobody is lost who waits in one: it goes
-    /// on elsewhere. Those that are missing are opened now, when their worker is about to accept from them.
-    fn share_out_anew(&mut self, wanted: &[(usize, SocketAddr)], open: HashMap<SocketAddr, Vec<socket2::Socket>>) {
-        let _binding = Binding::begin();
+    /// Shares the sockets of addresses that stay out anew, for workers that become more or fewer: nobody is lost who waits in
+    /// one, because it goes on elsewhere. Those that are missing are bound, and listen once their worker accepts from them.
+    fn move_sockets(
+        &self,
+        wanted: &[(usize, SocketAddr)],
+        open: HashMap<SocketAddr, Vec<socket2::Socket>>,
+        fresh: &mut [Vec<(SocketAddr, socket2::Socket)>],
+    ) -> io::Result<()> {
         for (address, mut sockets) in open {
             if !wanted.iter().any(|(_, bind)| *bind == address) {
                 continue;
             }
-            // The service manager's are as many as it says; of ours each worker has one, and some share where that fails.
-            while sockets.len() < self.count && !self.handed_over.contains_key(&address) {
-                match socket::local_address(&sockets[0]).and_then(socket::listen) {
-                    Ok(socket) => {
-                        report_store(address, descriptors::keep(address, &socket));
-                        sockets.push(socket);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%address, %error, "cannot open a socket for each worker, some share one");
-                        break;
-                    }
-                }
+            // The service manager's are as many as it says.
+            let missing =
+                if self.handed_over.contains_key(&address) { 0 } else { fresh.len().saturating_sub(sockets.len()) };
+            let real = socket::local_address(&sockets[0])?;
+            for _ in 0..missing {
+                sockets.push(socket::bind(real)?);
             }
-            if let Err(error) = share_out(address, &sockets, &mut self.prepared) {
-                tracing::error!(%address, %error, "a worker has no listening socket");
+            for turn in sockets.len()..fresh.len() {
+                sockets.push(sockets[turn % sockets.len()].try_clone()?);
+            }
+            for (turn, socket) in sockets.into_iter().enumerate() {
+                fresh[turn % fresh.len()].push((address, socket));
             }
         }
+        Ok(())
+    }
+
+    /// Has prepared sockets listen that do not yet; the others do not mind.
+    fn have_all_listen(&self) {
+        for (address, socket) in self.prepared.iter().flatten() {
+            if let Err(error) = socket::adopt_listener(socket) {
+                tracing::error!(%address, %error, "a worker has a listening socket less");
+            } else if !self.handed_over.contains_key(address) {
+                report_store(*address, descriptors::keep(*address, socket));
+            }
+        }
+    }
+
+    fn forget_prepared(&mut self) {
+        self.moves = false;
+        self.prepared.clear();
     }
 
     /// Keeps only those handed-over sockets that the service manager opened: workers have the others.
@@ -156,8 +174,8 @@ impl Workers {
     }
 
     /// Tells a worker something; one that is gone is noticed by the watchdog.
-    fn tell(&self, turn: usize, command: Command) {
-        if let Some(handle) = self.handles.get(turn % self.handles.len().max(1)) {
+    fn tell(&self, id: usize, command: Command) {
+        if let Some(handle) = self.handles.get(id) {
             let _ = handle.commands.send(command);
         }
     }
@@ -205,15 +223,18 @@ fn addresses(snapshot: &Snapshot) -> Vec<(usize, SocketAddr)> {
 
 impl DataPlane for Workers {
     fn prepare(&mut self, snapshot: &Snapshot) -> Result<(), PrepareError> {
-        self.moving = None;
+        self.forget_prepared();
+        self.moves = self.hiring.is_some() && snapshot.workers != self.count;
         // Before the right to bind is there, which threads would inherit.
-        if self.hiring.is_some() && snapshot.workers != self.count {
-            self.hire(snapshot).map_err(PrepareError::Workers)?;
-            self.moving = Some(self.open_sockets(ANSWER_LIMIT).map_err(PrepareError::Workers)?);
-        }
+        let open = if self.moves {
+            self.hire(snapshot).and_then(|()| self.open_sockets(ANSWER_LIMIT)).map_err(PrepareError::Workers)?
+        } else {
+            HashMap::new()
+        };
         let mut fresh: Vec<Vec<(SocketAddr, socket2::Socket)>> = (0..snapshot.workers).map(|_| Vec::new()).collect();
         let wanted = addresses(snapshot);
         let _binding = Binding::begin();
+        self.move_sockets(&wanted, open, &mut fresh).map_err(PrepareError::Workers)?;
         for (listener, address) in wanted.iter().filter(|(_, address)| !self.bound.contains(address)) {
             let failed = |cause| PrepareError::Bind {
                 listener: Arc::clone(&snapshot.listeners[*listener].config.name),
@@ -250,10 +271,10 @@ impl DataPlane for Workers {
     fn install(&mut self, snapshot: &Arc<Snapshot>) -> Vec<oneshot::Receiver<()>> {
         let wanted = addresses(snapshot);
         let mut given = Sockets::New;
-        if let Some(open) = self.moving.take() {
+        if std::mem::take(&mut self.moves) {
             self.count = snapshot.workers;
-            self.share_out_anew(&wanted, open);
             self.introduce();
+            self.have_all_listen();
             given = Sockets::All;
         }
         let mut taken = Vec::new();
@@ -283,7 +304,7 @@ impl DataPlane for Workers {
 
     fn leave(&mut self) {
         // Of a reload that the stop overtook: no worker will accept from them.
-        self.prepared.clear();
+        self.forget_prepared();
         for handle in &self.handles {
             let _ = handle.commands.send(Command::Leave);
         }
@@ -356,12 +377,12 @@ impl DataPlane for Workers {
 
     fn take_up(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) -> Receiver<io::Result<u64>> {
         let (answer, told) = sync_channel(1);
-        self.tell(turn, Command::TakeUp(parcel, Arc::clone(heirs), answer));
+        self.tell(turn % self.count.max(1), Command::TakeUp(parcel, Arc::clone(heirs), answer));
         told
     }
 
     fn take_up_late(&self, turn: usize, parcel: Parcel, heirs: &Arc<Heirs>) {
-        self.tell(turn, Command::TakeUpLate(parcel, Arc::clone(heirs)));
+        self.tell(turn % self.count.max(1), Command::TakeUpLate(parcel, Arc::clone(heirs)));
     }
 
     fn count(&self, tallies: &Arc<Tallies>, snapshot: &Arc<Snapshot>) -> Vec<Receiver<()>> {

@@ -8,6 +8,7 @@ use std::sync::mpsc::SyncSender;
 use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 
+use super::place::Place;
 use super::postgres::CancelTarget;
 use crate::api::{SessionReport, SessionsParams};
 use crate::decide::close::CloseReason;
@@ -51,8 +52,8 @@ pub enum Command {
     TakeUpLate(Parcel, Arc<Heirs>),
     /// Add counts of another process, and say so.
     Count(Arc<Tallies>, Arc<Snapshot>, SyncSender<()>),
-    /// Know the other workers, and run on these CPUs.
-    Meet(Vec<mpsc::WeakUnboundedSender<Self>>, Vec<usize>),
+    /// Know the other workers, and run there.
+    Meet(Vec<mpsc::WeakUnboundedSender<Self>>, Place),
     /// Say on which backends a source has sessions; asked by another worker.
     Locate {
         /// Through this listener.

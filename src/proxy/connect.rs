@@ -47,11 +47,12 @@ pub fn connect<'a>(
     (first, key): (FirstWrite, Option<u64>),
     mut in_line: Option<InLine>,
 ) -> impl Future<Output = Result<Connected, Stop>> + use<'a> {
-    let mut wanted = Wanted { key, tried: Tried::default() };
+    let earlier = session.facts.borrow().tries;
+    let mut wanted = Wanted { key, tried: Tried::default(), earlier };
     // A block, not a function: what it captures has its room in the future once, arguments would have it twice.
     async move {
         let mut last_failure: Option<Stop> = None;
-        while wanted.tried.count() < pool.pool.config.connect_tries {
+        while in_line.is_some() || wanted.tries() < pool.pool.config.connect_tries {
             // Boxed, as all that few sessions wait for.
             let picked = match in_line.take() {
                 Some(in_line) => {
@@ -83,7 +84,7 @@ pub fn connect<'a>(
                     if kind == ConnectError::Local {
                         worker.note_exhaustion();
                     }
-                    last_failure = Some(count_failure(&backend, kind, &error, &wanted.tried, &pool));
+                    last_failure = Some(count_failure(&backend, kind, &error, wanted.tries(), &pool));
                     // Its failure may just have brought it down, with an order to end everything there.
                     if session.ordered() == Some(CloseReason::BackendDown) {
                         session.forget_order();
@@ -91,7 +92,7 @@ pub fn connect<'a>(
                 }
                 // The client's bytes may be there: nobody else may get them.
                 Err(Failure::Exposed(kind, error)) => {
-                    return Err(count_failure(&backend, kind, &error, &wanted.tried, &pool));
+                    return Err(count_failure(&backend, kind, &error, wanted.tries(), &pool));
                 }
             }
         }
@@ -308,7 +309,7 @@ fn sorted(error: io::Error) -> Failure {
     Failure::Connect(kind, error)
 }
 
-fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tried: &Tried, pool: &PoolView) -> Stop {
+fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tries: u8, pool: &PoolView) -> Stop {
     brief.shard().connect_errors[kind as usize].add(1);
     let reason = match kind {
         ConnectError::Refused | ConnectError::Other | ConnectError::ErrorResponse | ConnectError::Closed => {
@@ -324,6 +325,6 @@ fn count_failure(brief: &BackendBrief, kind: ConnectError, error: &io::Error, tr
         // Health is told of what the backend did, never of what this machine lacks.
         brief.backend.live.report(Sign::Failure, &what);
     }
-    let detail = format!("{what} (try {} of {})", tried.count(), pool.pool.config.connect_tries);
+    let detail = format!("{what} (try {tries} of {})", pool.pool.config.connect_tries);
     Stop::new(reason).because(detail)
 }

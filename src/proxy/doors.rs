@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::accept::{self, Door};
 use super::command::{Generation, Listening, Sockets};
 use super::faults::essential;
-use super::view;
+use super::view::{self, ListenerView};
 use super::worker::Worker;
 use crate::sys::socket::set_first_speaker;
 
@@ -30,9 +30,10 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
     }
     let (pools, listeners) = view::listeners(&generation.snapshot, &worker.pools(), worker.id);
     worker.staff.set(generation.snapshot.workers);
-    worker.set_pools(if generation.given == Sockets::None { Rc::new([]) } else { pools });
+    worker.rests.set(generation.given == Sockets::None);
+    worker.set_pools(pools);
     if generation.given != Sockets::New {
-        doors.drain().flat_map(|(_, here)| here).for_each(|(door, _)| door.close());
+        close_for_others(&generation.listening, &listeners, doors);
     }
     let mut kept = HashMap::new();
     for Listening { bind, listener, sockets } in generation.listening {
@@ -59,6 +60,19 @@ pub fn install(worker: &Rc<Worker>, generation: Generation, doors: &mut Doors) {
         door.close();
     }
     *doors = kept;
+}
+
+/// Closes sockets that go on elsewhere. Who is accepted meanwhile is judged by the present generation.
+fn close_for_others(listening: &[Listening], listeners: &[Rc<ListenerView>], doors: &mut Doors) {
+    for (bind, here) in doors.drain() {
+        let present = listening.iter().find(|one| one.bind == bind).and_then(|one| listeners.get(one.listener));
+        for (door, _) in here {
+            if let Some(view) = present {
+                door.listener.replace(Rc::clone(view));
+            }
+            door.close();
+        }
+    }
 }
 
 /// Stops accepting for now: who comes meanwhile waits in the kernel's queue.

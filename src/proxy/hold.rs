@@ -2,6 +2,7 @@
 //! that waits for a place a copy. They go on in this process or in the one that takes its place.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -25,6 +26,10 @@ pub struct Held {
     takes_waiting: Cell<bool>,
     /// Sessions that wait for a place and do not stand still.
     waiting: Cell<usize>,
+    /// Those that do, by their ids, whether a copy of them is put aside or could not be made.
+    still: RefCell<HashMap<u64, Rc<Session>>>,
+    /// How often the worker began to hold.
+    rounds: Cell<u64>,
     aside: RefCell<Vec<Aside>>,
     /// The first so many of these were sent to another process.
     sent: Cell<usize>,
@@ -58,7 +63,7 @@ impl Held {
     }
 
     /// Whether those that wait for a place are to stand still.
-    pub fn takes_waiting(&self) -> bool {
+    fn takes_waiting(&self) -> bool {
         self.holds.get() && self.takes_waiting.get()
     }
 
@@ -71,6 +76,7 @@ impl Held {
     pub fn begin(&self, besides: Besides) {
         self.holds.set(true);
         self.takes_waiting.set(besides == Besides::Waiting);
+        self.rounds.set(self.rounds.get() + 1);
     }
 
     /// One more waits for a place.
@@ -78,10 +84,27 @@ impl Held {
         self.waiting.set(self.waiting.get() + 1);
     }
 
-    /// It does not any more, or stands still.
-    pub fn waits_less(&self) {
+    fn waits_less(&self) {
         self.waiting.set(self.waiting.get() - 1);
         self.came.notify_one();
+    }
+
+    /// It stands still, until the worker lets all go on or begins to hold anew: then it counts among those that wait.
+    pub fn stands_still(&self, session: &Rc<Session>) {
+        self.waits_less();
+        self.still.borrow_mut().insert(session.id, Rc::clone(session));
+    }
+
+    /// It is over, while it stood still or not.
+    pub fn waited(&self, session: &Session) {
+        if self.still.borrow_mut().remove(&session.id).is_none() {
+            self.waits_less();
+        }
+    }
+
+    /// Which time this is that the worker holds; `None` while those that wait for a place need not stand still.
+    pub fn round(&self) -> Option<u64> {
+        self.takes_waiting().then(|| self.rounds.get())
     }
 
     /// The bytes of one more session flow.
@@ -111,6 +134,8 @@ impl Held {
     /// # Errors
     /// Those of `send`.
     pub fn send<E>(&self, mut send: impl FnMut(&[Aside]) -> Result<usize, E>) -> Result<usize, E> {
+        // Those whose bytes flow first: messages are of one sort each.
+        self.aside.borrow_mut()[self.sent.get()..].sort_by_key(|aside| !matches!(aside, Aside::Flowing(..)));
         let aside = self.aside.borrow();
         while self.sent.get() < aside.len() {
             self.sent.set(self.sent.get() + send(&aside[self.sent.get()..])?);
@@ -149,10 +174,15 @@ impl Worker {
     /// Lets all go on.
     pub fn release(self: &Rc<Self>) {
         self.held.holds.set(false);
+        for session in self.held.still.take().into_values() {
+            self.held.waits_more();
+            session.wake();
+        }
         for aside in self.held.take() {
             match aside {
                 Aside::Flowing(session, flow) => drop(spawn_local(go_on(self, session, flow))),
-                Aside::Waiting(session, _) => session.wake(),
+                // It is awake.
+                Aside::Waiting(..) => {}
                 Aside::Resumed(session, ticket, turn) => drop(spawn_local(resume(self, session, ticket, turn))),
             }
         }

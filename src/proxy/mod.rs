@@ -15,6 +15,7 @@ mod hold;
 mod inspect;
 mod listing;
 mod pick;
+mod place;
 mod postgres;
 mod proxy_header;
 mod queue;
@@ -30,6 +31,7 @@ mod wheel;
 mod worker;
 
 pub use command::{Command, Generation, Listening, Sockets};
+pub use place::Place;
 pub use record_line::{Load, RecordLine};
 pub use session::Via;
 pub use worker::{WorkerHandle, spawn};

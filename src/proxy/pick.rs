@@ -25,7 +25,6 @@ impl Seat {
     pub fn taken_over(brief: Rc<BackendBrief>) -> Self {
         brief.backend.active.take_over();
         brief.pool.places.taken.take_over();
-        brief.pool.places.tiers.enter(brief.tier);
         Self(brief)
     }
 
@@ -48,16 +47,11 @@ impl Drop for Seat {
 impl BackendBrief {
     /// Takes a place here, if there is one and fewer than `cap` are taken.
     fn enter(&self, cap: Option<u32>) -> bool {
-        let entered = self.backend.active.take(cap);
-        if entered {
-            self.pool.places.tiers.enter(self.tier);
-        }
-        entered
+        self.backend.active.take(cap)
     }
 
     fn leave(&self) {
         self.backend.active.give_back();
-        self.pool.places.tiers.leave(self.tier);
     }
 }
 
@@ -78,6 +72,15 @@ pub struct Wanted {
     pub key: Option<u64>,
     /// Backends tried already.
     pub tried: Tried,
+    /// How many were tried in another process.
+    pub earlier: u8,
+}
+
+impl Wanted {
+    /// How many were tried.
+    pub const fn tries(&self) -> u8 {
+        self.earlier.saturating_add(self.tried.count())
+    }
 }
 
 /// Chooses a backend that was not tried yet and seats the session there; the seat belongs to the session at once, so
@@ -85,7 +88,7 @@ pub struct Wanted {
 pub fn pick(worker: &Worker, session: &Session, pool: &PoolView, wanted: &mut Wanted) -> Result<MemberId, NoSeat> {
     // Nobody overtakes those who wait; but who was sent away by a backend has waited already.
     let queues = pool.pool.config.queue_timeout.is_some();
-    if queues && wanted.tried.count() == 0 && pool.places().waiting() > 0 {
+    if queues && wanted.tries() == 0 && pool.places().waiting() > 0 {
         return Err(NoSeat::BackendsFull);
     }
     let seated = pool.seat(worker, session, wanted);
@@ -128,7 +131,7 @@ impl PoolView {
             none => *none = Some(Seat(backend)),
         }
         wanted.tried.insert(member);
-        facts.tries = wanted.tried.count();
+        facts.tries = wanted.tries();
         Ok(member)
     }
 
@@ -146,7 +149,7 @@ impl PoolView {
                 }
                 Room::Closed => None,
             };
-            let totals = |tier| self.pool.state.places.totals(tier, 1);
+            let totals = |tier| self.pool.totals(tier, 1);
             let ask = Ask { tried: &wanted.tried, key: wanted.key, random: worker.random(), totals: &totals };
             let Some(choice) = self.pool.balancer.next(&load, &ask, &mut self.turns.borrow_mut()) else {
                 return Err(if full.get() { NoSeat::BackendsFull } else { NoSeat::Nobody });

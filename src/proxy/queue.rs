@@ -68,11 +68,11 @@ pub async fn wait(
     in_line: InLine,
 ) -> Result<Option<MemberId>, Stop> {
     let InLine { until_ms, turn } = in_line;
-    let standing = Standing::begin(&worker.held);
+    let standing = Standing::begin(&worker.held, session);
     loop {
-        if worker.held.takes_waiting() {
-            standing.still(worker, session, || Ticket::of(client, first, wanted.key, (until_ms, turn.number())));
-            standing.released(worker, session).await?;
+        if let Some(round) = worker.held.round() {
+            standing.still(|| Ticket::of(client, first, wanted.key, (until_ms, turn.number())));
+            standing.released(round).await?;
         }
         let present = worker.present(pool);
         if !Rc::ptr_eq(&present, pool) {
@@ -130,52 +130,47 @@ impl Worker {
 /// A session of this worker that waits: whoever wants to put all aside counts it until it stands still.
 struct Standing<'a> {
     held: &'a Held,
-    is_still: Cell<bool>,
+    session: &'a Rc<Session>,
     /// Whether a copy of it is put aside.
     is_aside: Cell<bool>,
 }
 
 impl<'a> Standing<'a> {
-    fn begin(held: &'a Held) -> Self {
+    fn begin(held: &'a Held, session: &'a Rc<Session>) -> Self {
         held.waits_more();
-        Self { held, is_still: Cell::new(false), is_aside: Cell::new(false) }
+        Self { held, session, is_aside: Cell::new(false) }
     }
 
     /// Puts a copy aside. Without one, when descriptors run out, it stays here, and is ended with what is left.
-    fn still(&self, worker: &Worker, session: &Rc<Session>, ticket: impl FnOnce() -> std::io::Result<Ticket>) {
+    fn still(&self, ticket: impl FnOnce() -> std::io::Result<Ticket>) {
         match ticket() {
             Ok(ticket) => {
-                worker.held.put(Aside::Waiting(Rc::clone(session), ticket));
+                self.held.put(Aside::Waiting(Rc::clone(self.session), ticket));
                 self.is_aside.set(true);
             }
             Err(error) => tracing::warn!(%error, "a session that waits for a place cannot be handed over"),
         }
-        self.is_still.set(true);
-        self.held.waits_less();
+        self.held.stands_still(self.session);
     }
 
     /// Until the worker lets all go on. An order to end goes with the copy, where there is one.
-    async fn released(&self, worker: &Worker, session: &Session) -> Result<(), Stop> {
-        std::future::poll_fn(|cx| match session.ordered() {
+    async fn released(&self, round: u64) -> Result<(), Stop> {
+        std::future::poll_fn(|cx| match self.session.ordered() {
             Some(reason) if !self.is_aside.get() => Poll::Ready(Err(Stop::from(reason))),
-            _ if self.held.takes_waiting() => {
-                session.remember(cx.waker());
+            _ if self.held.round() == Some(round) => {
+                self.session.remember(cx.waker());
                 Poll::Pending
             }
             _ => Poll::Ready(Ok(())),
         })
         .await?;
         self.is_aside.set(false);
-        self.is_still.set(false);
-        worker.held.waits_more();
         Ok(())
     }
 }
 
 impl Drop for Standing<'_> {
     fn drop(&mut self) {
-        if !self.is_still.get() {
-            self.held.waits_less();
-        }
+        self.held.waited(self.session);
     }
 }

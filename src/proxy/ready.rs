@@ -139,7 +139,7 @@ pub async fn keep(worker: Rc<Worker>) {
         let mut any = false;
         for pool in pools.iter().filter(|pool| pool.pool.config.preconnect > 0) {
             any = true;
-            let wanted = if worker.is_pressed() { 0 } else { pool.pool.config.preconnect };
+            let wanted = if worker.is_pressed() || worker.rests.get() { 0 } else { pool.pool.config.preconnect };
             pool.tend(&worker, wanted, coarse_ms());
         }
         // Not held while waiting: a reload is to let the old ones go.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ready::Ready;
-use crate::config::{self, Access, Limit, PoolId, Protocol, Reject, RelayNumbers, RelayPath, Route};
-use crate::decide::balance::{Tier, Turns};
+use crate::config::{Access, Limit, PoolId, Protocol, Reject, RelayNumbers, RelayPath, Route};
+use crate::decide::balance::Turns;
 use crate::decide::hello::FirstBytes::Silence;
 use crate::decide::hello::proxy::Version;
 use crate::state::{
@@ -104,8 +104,6 @@ pub struct BackendBrief {
     pub backend: Arc<Backend>,
     /// Its pool's.
     pub pool: Arc<PoolState>,
-    /// When it is used.
-    pub tier: Tier,
     worker: usize,
 }
 
@@ -185,9 +183,9 @@ pub struct PoolView {
 
 impl PoolView {
     fn new(pool: &Arc<Pool>, numbers: RelayNumbers, worker: usize) -> Self {
-        let brief = |(backend, config): (&Arc<Backend>, &config::Backend)| {
+        let brief = |backend: &Arc<Backend>| {
             let (backend, pool) = (Arc::clone(backend), Arc::clone(&pool.state));
-            Rc::new(BackendBrief { backend, pool, tier: config.tier, worker })
+            Rc::new(BackendBrief { backend, pool, worker })
         };
         Self {
             pool: Arc::clone(pool),
@@ -201,7 +199,7 @@ impl PoolView {
                 worker,
             }),
             ready: Ready::new(if pool.config.preconnect > 0 { pool.backends.len() } else { 0 }),
-            backends: pool.backends.iter().zip(&pool.config.backends).map(brief).collect(),
+            backends: pool.backends.iter().map(brief).collect(),
             turns: RefCell::new(pool.balancer.turns(worker)),
         }
     }

@@ -72,6 +72,10 @@ pub struct Worker {
     pub max_connections: Cell<u32>,
     /// Workers that accept connections.
     pub staff: Cell<usize>,
+    /// Whether this one is none of them any more.
+    pub rests: Cell<bool>,
+    /// Whether it runs on one CPU only.
+    pub pinned: Cell<bool>,
     /// How records look.
     pub log: RefCell<Log>,
     /// Rung when a ready connection was used, or pools changed.
@@ -175,6 +179,8 @@ impl Worker {
             pipes: Pipes::new(Arc::clone(&shared), id),
             max_connections: Cell::new(0),
             staff: Cell::new(1),
+            rests: Cell::new(false),
+            pinned: Cell::new(false),
             log: RefCell::new(log),
             ready_wanted: Notify::new(),
             pools: RefCell::new(Rc::new([])),
@@ -217,10 +223,9 @@ impl Worker {
             Command::List(wanted, answer) => drop(spawn_local(essential(list(Rc::clone(self), wanted, answer)))),
             // As above.
             Command::Locate { listener, source, answer } => drop(answer.send(backends_of(self, &listener, source))),
-            Command::Meet(peers, cpus) => {
+            Command::Meet(peers, place) => {
                 self.peers.replace(peers);
-                // Without it only speed suffers.
-                limits::run_on(&cpus);
+                self.run_at(&place);
             }
             Command::Hold => self.held.begin(Besides::Waiting),
             Command::TakeUp(parcel, heirs, answer) => {

@@ -190,7 +190,7 @@ fn explain_pool(pool: &Pool, listener: &Listener, query: &RouteQuery, now_ms: u6
         Room::Full | Room::Closed => None,
     };
     let tried = Tried::default();
-    let totals = |tier| pool.state.places.totals(tier, 0);
+    let totals = |tier| pool.totals(tier, 0);
     let ask = Ask { tried: &tried, key, random: 0, totals: &totals };
     let explained = pool.balancer.explain(&load, &ask, &pool.balancer.turns(0));
     let name = |member: MemberId| pool.backends[member].name.to_string();

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::backend::HealthIgnored;
 use super::counters::{Padded, PoolState};
-use crate::decide::balance::{Tier, Totals};
+use crate::decide::balance::Tier;
 
 /// A number of places that are taken, never above its limit. The limit is here and not in a generation, so that it is one
 /// for all sessions: those that began before a reload ask for places too.
@@ -72,8 +72,8 @@ impl Taken {
 pub struct Places {
     /// Connections of the pool.
     pub taken: Taken,
-    /// What each tier has of them.
-    pub tiers: Tiers,
+    /// What takes connections.
+    pub weights: Weights,
     /// Whether so little is healthy that health is ignored.
     pub panic: AtomicBool,
     /// How many wait.
@@ -92,18 +92,6 @@ impl Places {
     /// Whether health is ignored now.
     pub fn health_ignored(&self) -> HealthIgnored {
         if self.panic.load(Ordering::Relaxed) { HealthIgnored::Yes } else { HealthIgnored::No }
-    }
-
-    /// What bounded loads are bounded by in a tier, without `own` connections: those that are asked for and counted
-    /// already. Sessions that stay at a backend which takes no new ones count as well.
-    pub fn totals(&self, tier: Tier, own: u64) -> Totals {
-        let Tiers { backups, .. } = &self.tiers;
-        let active = if tier.is_backup() {
-            u64::from(backups.by_tier[tier.position()].load(Ordering::Relaxed))
-        } else {
-            u64::from(self.taken.count()).saturating_sub(u64::from(backups.all.load(Ordering::Relaxed)) + own)
-        };
-        Totals { active, weight: self.tiers.weight(tier) }
     }
 
     /// How many wait for a place.
@@ -125,61 +113,32 @@ impl Places {
     }
 }
 
-/// The tiers of a pool.
+/// Weight that takes connections, of each tier.
 #[derive(Debug)]
-pub struct Tiers {
-    backups: Backups,
-    /// What takes connections, of each.
-    weights: [AtomicU64; Tier::COUNT],
-}
+pub struct Weights([AtomicU64; Tier::COUNT]);
 
-/// Connections at members that are not of the first tier. Those of the first are all others, so that they, which are
-/// nearly all, are not counted twice.
-#[derive(Debug)]
-struct Backups {
-    all: AtomicU32,
-    by_tier: [AtomicU32; Tier::COUNT],
-}
-
-impl Default for Tiers {
+impl Default for Weights {
     fn default() -> Self {
-        let backups = Backups { all: AtomicU32::new(0), by_tier: [const { AtomicU32::new(0) }; _] };
-        Self { backups, weights: [const { AtomicU64::new(0) }; _] }
+        Self([const { AtomicU64::new(0) }; _])
     }
 }
 
-impl Tiers {
-    /// Counts a connection of the pool at a member of this tier.
-    pub fn enter(&self, tier: Tier) {
-        if tier.is_backup() {
-            self.backups.all.fetch_add(1, Ordering::Relaxed);
-            self.backups.by_tier[tier.position()].fetch_add(1, Ordering::Relaxed);
-        }
+impl Weights {
+    /// That of a tier.
+    pub fn of(&self, tier: Tier) -> u64 {
+        self.0[tier.position()].load(Ordering::Relaxed)
     }
 
-    /// And not any more.
-    pub fn leave(&self, tier: Tier) {
-        if tier.is_backup() {
-            self.backups.by_tier[tier.position()].fetch_sub(1, Ordering::Relaxed);
-            self.backups.all.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Weight that takes connections.
-    pub fn weight(&self, tier: Tier) -> u64 {
-        self.weights[tier.position()].load(Ordering::Relaxed)
-    }
-
-    /// Says so, of all tiers.
-    pub fn set_weights(&self, weights: &[u64; Tier::COUNT]) {
-        for (place, weight) in self.weights.iter().zip(weights) {
+    /// Says what they are.
+    pub fn set(&self, weights: &[u64; Tier::COUNT]) {
+        for (place, weight) in self.0.iter().zip(weights) {
             place.store(*weight, Ordering::Relaxed);
         }
     }
 
     /// That of the first tier that has any.
-    pub fn weight_in_use(&self) -> u64 {
-        self.weights.iter().map(|weight| weight.load(Ordering::Relaxed)).find(|weight| *weight > 0).unwrap_or(0)
+    pub fn in_use(&self) -> u64 {
+        self.0.iter().map(|weight| weight.load(Ordering::Relaxed)).find(|weight| *weight > 0).unwrap_or(0)
     }
 }
 

@@ -12,7 +12,7 @@ use super::names::Members;
 use super::operators::Supplement;
 use super::overrides::Overrides;
 use crate::config::{self, CheckKind, Config, HealthCheck, PoolId, Reject, RouteTarget};
-use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError};
+use crate::decide::balance::{Balancer, Load, Member, MemberId, Ramp, TableError, Tier, Totals};
 use crate::decide::health::Health;
 use crate::decide::hello::FirstBytes;
 use crate::decide::route::{Miss, Question, RouteTable, RuleId};
@@ -91,6 +91,8 @@ pub struct Pool {
     pub backends: Vec<Arc<Backend>>,
     /// What each gets of the pool's connections, in the same order.
     pub shares: Vec<Share>,
+    /// Those that are not of the first tier.
+    later: Vec<(Tier, Arc<Backend>)>,
     /// Named backends without members, and why.
     pub unresolved: Vec<(Arc<str>, &'static str)>,
     /// Its counters.
@@ -150,6 +152,26 @@ impl Pool {
             return Room::Full;
         }
         Room::Yes(Load { active: backend.active.count(), ramp: self.ramp(backend, now_ms) })
+    }
+
+    /// What bounded loads are bounded by in a tier, without `own` connections: those that are asked for and counted
+    /// already. Sessions that stay at a backend which takes no new ones count as well, those of one that is gone in the
+    /// first tier.
+    pub fn totals(&self, tier: Tier, own: u64) -> Totals {
+        let at = |counts: &dyn Fn(Tier) -> bool| -> u64 {
+            self.later
+                .iter()
+                .filter(|(tier, _)| counts(*tier))
+                .map(|(_, backend)| u64::from(backend.active.count()))
+                .sum()
+        };
+        let places = &self.state.places;
+        let active = if tier.is_backup() {
+            at(&|other| other == tier)
+        } else {
+            u64::from(places.taken.count()).saturating_sub(at(&|_| true) + own)
+        };
+        Totals { active, weight: places.weights.of(tier) }
     }
 
     /// The share of its weight that a backend counts with now.
@@ -330,7 +352,9 @@ impl Kept {
         let members: Vec<Member> = described.iter().zip(&shares).map(member).collect();
         let balancer = Balancer::new(config.method, &members)?;
         let config = config::Pool { backends: described, ..config.clone() };
-        Ok(Pool { config, balancer, backends, shares, unresolved, state })
+        let later = config.backends.iter().zip(&backends).filter(|(backend, _)| backend.tier.is_backup());
+        let later = later.map(|(config, backend)| (config.tier, Arc::clone(backend))).collect();
+        Ok(Pool { config, balancer, backends, shares, later, unresolved, state })
     }
 }
 
@@ -343,3 +367,6 @@ fn untold(check: Option<&HealthCheck>) -> Health {
         Some(_) => Health::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,13 @@ pub enum FirstSpeaker {
 /// Opens a listening socket that shares its port with the other workers' sockets (`SO_REUSEPORT`).
 /// Accepted sockets inherit no-delay and keepalive. IPv6 sockets take no IPv4.
 pub fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = bind(address)?;
+    adopt_listener(&socket)?;
+    Ok(socket)
+}
+
+/// The same, but it does not listen yet: no connection comes to it before [`adopt_listener`].
+pub fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -43,7 +50,6 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    adopt_listener(&socket)?;
     Ok(socket)
 }
 

@@ -8,9 +8,13 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use crate::support::counting::Counting;
 use crate::support::hello::client_hello;
+use crate::support::line::{client, config_with as line_config_with, greeted, line, start_on as line_start_on};
 use crate::support::{Backend, Daemon, connect, eventually, own_loopback, through};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const BODY: &str = r#"
@@ -193,4 +197,50 @@ fn a_reload_that_fails_leaves_the_workers_as_they_are() {
     assert_eq!(spread(&daemon, 0), 2);
     set_workers(&daemon, 4);
     assert_eq!(spread(&daemon, 0), 4);
+}
+
+#[test]
+fn those_who_wait_on_a_worker_at_rest_find_new_backends() {
+    let address = own_loopback();
+    let _backends = Counting::start(&[(address, 1001).into(), (address, 1002).into()]);
+    let daemon = line_start_on(address, &line_config_with("queue-timeout = \"5m\"", "max-connections = 1"));
+    let served = client(daemon.at(443));
+    greeted(&served);
+    let all = line(&daemon, 443, 40);
+    assert!(workers(&daemon).iter().all(|(sessions, _)| *sessions > 3), "both have some: {:?}", workers(&daemon));
+    // The first in the line stays on a worker that is at rest from now on; later there is room elsewhere.
+    let body = line_config_with("queue-timeout = \"5m\"", "max-connections = 1");
+    daemon.write_config(&body, "workers = 1\n");
+    daemon.reload();
+    let more = daemon.cli(&["backend", "add", "p", &daemon.at(1002).to_string()]);
+    assert!(more.status.success(), "{more:?}");
+    for next in &all {
+        assert_eq!(greeted(next), 'b');
+    }
+    daemon.write_config(&body, "workers = 3\n");
+    daemon.reload();
+    drop((served, all));
+}
+
+#[test]
+fn a_stop_that_overtakes_a_reload_for_more_workers_ends_the_process() {
+    let (address, silent) = (own_loopback(), own_loopback());
+    let _backend = Backend::echo((address, 1001));
+    // Bound and silent: a name is waited for, for some seconds.
+    let _silent = std::net::UdpSocket::bind((silent, 5353)).unwrap();
+    let global =
+        |workers: usize| format!("workers = {workers}\nresolvers = [\"{silent}:5353\"]\nshutdown-grace = \"5m\"\n");
+    let mut daemon = Daemon::start_on(address, BODY, &global(1), |command| command);
+    daemon.write_config(&BODY.replace("\"{ip}:1001\"", "\"{ip}:1001\", \"slow.test:1001\""), &global(4));
+    daemon.signal(Signal::SIGHUP);
+    eventually("it is asked for", || {
+        daemon.log().contains("SIGHUP").then_some(()).or_else(|| {
+            let names = daemon.json("/v1/status")["names"].clone();
+            (!names.as_array()?.is_empty()).then_some(())
+        })
+    });
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_exit();
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }

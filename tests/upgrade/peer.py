@@ -75,11 +75,14 @@ def play(old, mode):
         if kind == SESSIONS:
             step("sessions")
             continue
-        word = name_of(json.loads(body))
+        said = json.loads(body)
+        word = name_of(said)
         seen[word] = seen.get(word, 0) + 1
+        if word == "hello":
+            newest = said["hello"]["newest"]
         if word == "state" and seen[word] == 1:
             step("first-state")
-            old.say({"ready": {"format": 1, "version": "9.9"}})
+            old.say({"ready": {"format": newest, "version": "9.9"}})
             step("ready")
         elif word == "handed":
             step("handed")

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -224,4 +225,36 @@ fn who_joins_the_line_late_or_finds_the_pool_gone_is_served_or_told() {
     let record: Value = ends(&daemon, 1, "no_backend").remove(0);
     assert_eq!(record["detail"], "pool p is gone from the configuration");
     late.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Without descriptors for copies of those who wait, and with a new process that dies, nothing is lost either.
+#[test]
+fn who_cannot_be_copied_waits_on_when_the_upgrade_fails() {
+    let program = Program::new();
+    let address = own_loopback();
+    let _backends = Counting::start(&[(address, 1001).into()]);
+    let daemon = Daemon::start_on(address, &config(ONE), "workers = 2\n", |command| program.start(command));
+    let mut served = client(daemon.at(443));
+    greeted(&served);
+    let all = line(&daemon, 443, 60);
+    let allow = |descriptors: usize| {
+        let limit = format!("--nofile={descriptors}:20000");
+        let pid = daemon.pid().to_string();
+        assert!(Command::new("/usr/bin/prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+    };
+    program.play(&json!(["die", "handed"]));
+    // Enough to start a process and to hand over listening sockets, but not for sixty more.
+    allow(daemon.descriptors() + 40);
+    assert_eq!(daemon.ask("upgrade", &json!({}))["error"]["code"], "upgrade_failed");
+    daemon.wait_for_log("a session that waits for a place cannot be handed over");
+    allow(20_000);
+    assert_eq!(waiting(&daemon), 60);
+    for next in all {
+        assert!(is_unserved(&next));
+        end(served);
+        greeted(&next);
+        served = next;
+    }
+    program.put_back();
+    daemon.upgrade();
 }

@@ -61,8 +61,7 @@ async fn try_upgrade(control: &Handle, begun: Instant) -> Result<Upgraded, Strin
             "process 1 of a container cannot be replaced: the container ends with it; start another one".to_owned()
         );
     }
-    // Nothing else changes meanwhile what is in force.
-    let turn = control.reloading.try_lock().map_err(|_| "a reload or another upgrade runs".to_owned())?;
+    let _only = control.upgrading.try_lock().map_err(|_| "another upgrade runs".to_owned())?;
     is_running(control)?;
     // What it still sends is for this process, and would come too late.
     let predecessor = control.predecessor.take();
@@ -70,6 +69,9 @@ async fn try_upgrade(control: &Handle, begun: Instant) -> Result<Upgraded, Strin
         // It neither panics nor is aborted.
         let _ = predecessor.await;
     }
+    // Nothing else changes from here on what is in force.
+    let turn = control.reloading.try_lock().map_err(|_| "a reload runs".to_owned())?;
+    is_running(control)?;
     let (mut successor, version) = start(control).await?;
     is_running(control)?;
     // Until the sessions are given away this thread does nothing else, so that nothing changes that was told already.

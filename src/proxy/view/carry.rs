@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackendBrief, Leg, ListenerBrief, PoolBrief, RelayPlan};
 use crate::config::{Limit, Reject, RelayNumbers, RelayPath};
-use crate::decide::balance::Tier;
 use crate::state::Heirs;
 
 /// What a session keeps of its listener.
@@ -42,9 +41,9 @@ pub struct BackendCopy {
     pool: Arc<str>,
     name: Arc<str>,
     address: SocketAddr,
-    /// What format 1 has in place of the tier.
+    /// Of format 1, which counted connections at backups apart; never set by now.
+    #[serde(default)]
     is_backup: bool,
-    tier: Option<usize>,
 }
 
 impl ListenerCopy {
@@ -98,15 +97,13 @@ impl BackendCopy {
             pool: Arc::clone(&backend.pool),
             name: Arc::clone(&backend.name),
             address: backend.address,
-            is_backup: brief.tier.is_backup(),
-            tier: Some(brief.tier.position()),
+            is_backup: false,
         }
     }
 
     /// Finds it here.
     pub fn find(&self, heirs: &Heirs, worker: usize) -> Rc<BackendBrief> {
         let backend = heirs.backend((Arc::clone(&self.pool), Arc::clone(&self.name), self.address));
-        let tier = self.tier.map_or(if self.is_backup { Tier::BACKUP } else { Tier::FIRST }, Tier::at);
-        Rc::new(BackendBrief { backend, pool: heirs.pool(&self.pool), tier, worker })
+        Rc::new(BackendBrief { backend, pool: heirs.pool(&self.pool), worker })
     }
 }

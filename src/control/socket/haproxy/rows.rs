@@ -200,7 +200,7 @@ fn pool(row: &mut Row, control: &Control, pool: &Pool) {
             .count()
     };
     let (act, bck) = (usable(false), usable(true));
-    let weight: u64 = places.tiers.weight_in_use();
+    let weight: u64 = places.weights.in_use();
     let total = sum(&|shard| shard.total.get());
     let shape = pool.state.trend.shape();
     row.set_shape(&shape);
