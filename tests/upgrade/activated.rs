@@ -2,26 +2,39 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
 use crate::scene::{CONFIG, all_echo, says, sessions};
-use crate::support::{Backend, Daemon, eventually, own_loopback, through};
+use crate::support::{Backend, DEADLINE, Daemon, TempDir, eventually, own_loopback, through};
 
 #[test]
 fn sockets_of_the_service_manager_go_over_and_stay_its_own() {
     let address = own_loopback();
     let _backends = [1001, 1002].map(|port| Backend::echo((address, port)));
+    let dir = TempDir::new();
+    let path = dir.path().join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(DEADLINE)).unwrap();
+    let notify_is = format!("--setenv=NOTIFY_SOCKET={}", path.display());
     let daemon = Daemon::start_on(address, CONFIG, "workers = 2\n", |command| {
         let socket = PathBuf::from(command.get_args().last().unwrap()).with_file_name("s.sock").display().to_string();
         let (tls, plain) = (format!("{address}:443"), format!("{address}:444"));
-        let arguments = ["-l", &tls, "-l", &plain, "-l", &socket, "--fdname=tls:plain:status"];
+        let arguments = [&notify_is, "-l", &tls, "-l", &plain, "-l", &socket, "--fdname=tls:plain:status"];
         through(command, "systemd-socket-activate", &arguments)
     });
     let mut open = sessions(&daemon, 20);
-    daemon.upgrade();
+    let done = daemon.upgrade();
     all_echo(&mut open, b"over there");
+    // The service manager follows, though it was not the one that started the new process.
+    let main_pid = format!("MAINPID={}", done["pid"]);
+    let mut bytes = [0; 4096];
+    while {
+        let count = notify.recv(&mut bytes).expect("MAINPID=");
+        !String::from_utf8_lossy(&bytes[..count]).contains(&main_pid)
+    } {}
     // A listener that is away over an upgrade: its socket stays open, and who comes waits in it.
     let without = CONFIG.replacen("[[listener]]\nname = \"plain\"", "[[listener]]\nname = \"other\"", 1);
     daemon.write_config(&without.replace("{ip}:444", "{ip}:446"), "workers = 3\n");
