@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use support::{Backend, DEADLINE, Daemon, TempDir, own_loopback, sluice, through};
+use support::{Backend, DEADLINE, Daemon, TempDir, eventually, own_loopback, sluice, through};
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -146,10 +146,14 @@ fn kept_listeners_pass_a_restart_and_nobody_is_refused() {
     // A shell gives them the numbers and names as systemd does.
     let numbers: Vec<i32> = open_copies(&kept);
     let script = format!(
-        "exec 3<&{} 4<&{}; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=tcp_a:tcp_b exec \"$@\"",
-        numbers[0], numbers[1]
+        "exec 3<&{0} 4<&{1} {0}<&- {1}<&-; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={name}:{name} exec \"$@\"",
+        numbers[0],
+        numbers[1],
+        name = format_args!("tcp_{address}_443"),
     );
-    let new = Daemon::start_on(address, CONFIG, global, |command| through(command, "bash", &["-c", &script, "bash"]));
+    let mut new = Daemon::start_on(address, CONFIG, global, |command| {
+        through(command.env("NOTIFY_SOCKET", &path), "bash", &["-c", &script, "bash"])
+    });
     for stream in &mut waiting {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         echoes(stream);
@@ -157,7 +161,65 @@ fn kept_listeners_pass_a_restart_and_nobody_is_refused() {
     for _ in 0..20 {
         echoes(&mut connect(at));
     }
-    drop(new);
+    // They are its own: what a reload removes is closed, and forgotten by the service manager.
+    stored(&inbox, "_443");
+    drop((waiting, kept, numbers.into_iter().map(close).collect::<Vec<_>>()));
+    new.write_config(&CONFIG.replace(":443", ":444"), global);
+    new.reload();
+    let told = told_until(&inbox, "FDSTOREREMOVE=1");
+    assert!(told.contains(&format!("FDNAME=tcp_{address}_443")), "{told}");
+    eventually("it is closed", || TcpStream::connect(at).is_err().then_some(()));
+    echoes(&mut connect(new.at(444)));
+    new.signal(Signal::SIGTERM);
+    new.wait_for_exit();
+}
+
+#[test]
+fn kept_listeners_that_the_configuration_does_not_have_any_more_are_closed() {
+    let dir = TempDir::new();
+    let path = dir.path().join("notify");
+    let inbox = UnixDatagram::bind(&path).unwrap();
+    inbox.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let gone = std::net::TcpListener::bind((address, 445)).unwrap();
+    let number = open_copies(&[gone.into()])[0];
+    let script = format!(
+        "exec 3<&{number} {number}<&-; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=tcp_{address}_445 exec \"$@\""
+    );
+    let daemon = Daemon::start_on(address, CONFIG, "", |command| {
+        through(command.env("NOTIFY_SOCKET", &path), "bash", &["-c", &script, "bash"])
+    });
+    close(number);
+    let told = told_until(&inbox, "FDSTOREREMOVE=1");
+    assert!(told.contains(&format!("FDNAME=tcp_{address}_445")), "{told}");
+    // Programs that other tests start meanwhile may hold it for a moment.
+    eventually("nobody waits there in vain", || TcpStream::connect(daemon.at(445)).is_err().then_some(()));
+    // A reload that fails keeps nothing of what it tried.
+    stored(&inbox, "_443");
+    let _taken = support::deaf((address, 447));
+    let more = "[[listener]]\nname = \"m\"\nbind = [\"{ip}:446\", \"{ip}:447\"]\nprotocol = \"tcp\"\npool = \"p\"\n";
+    daemon.write_config(&CONFIG.replacen("[pool.", &format!("{more}[pool."), 1), "");
+    assert!(!daemon.cli(&["reload", "--wait"]).status.success());
+    assert!(TcpStream::connect(daemon.at(446)).is_err());
+    daemon.signal(Signal::SIGTERM);
+    let told = told_until(&inbox, "STOPPING=1");
+    assert!(!told.contains("FDSTORE=1"), "{told}");
+}
+
+/// What the service manager is told, until it contains `end`.
+fn told_until(inbox: &UnixDatagram, end: &str) -> String {
+    let mut told = String::new();
+    while !told.contains(end) {
+        let mut bytes = [0; 4096];
+        let count = inbox.recv(&mut bytes).expect(end);
+        told.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    told
+}
+
+fn close(number: i32) {
+    nix::unistd::close(number).unwrap();
 }
 
 /// Copies of descriptors that programs started from here inherit.

@@ -241,7 +241,7 @@ impl Keeper {
         let well = if finding == Finding::Well { self.well_while_ejected.get() + 1 } else { 0 };
         self.well_while_ejected.set(well);
         if proves && well >= rise && self.ejector.borrow().ejection().is_some() {
-            let over = self.ejector.borrow_mut().end(coarse_ms());
+            let over = self.ejector.borrow_mut().disprove(coarse_ms());
             self.return_from(over, Cause::Check, &format!("{well} checks in a row found it well"));
         }
     }

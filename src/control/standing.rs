@@ -165,7 +165,7 @@ pub fn sum_up(control: &Handle, pool: &Pool) {
     // Where nobody of the first tier is well, but somebody of a later one, there is no need to send clients to the ill.
     let others_serve = healthy == 0
         && members().any(|((backend, share), config)| {
-            config.tier.is_backup() && share.weight > 0 && can_serve(backend) && may_be_well(backend)
+            config.tier.is_backup() && share.weight > 0 && backend.takes(HealthIgnored::No)
         });
     let panics = all > 0 && (healthy as f64) < pool.config.panic_threshold * all as f64 && !others_serve;
     let ignoring = if panics { HealthIgnored::Yes } else { HealthIgnored::No };

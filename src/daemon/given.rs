@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::StartError;
 use crate::config::Config;
 use crate::control::{Estate, Inherited, Socket};
-use crate::sys::descriptors::{Handed, HandedOver};
+use crate::sys::descriptors::{Handed, HandedOver, forget, was_kept};
 
 /// `FileDescriptorName=` of the status socket.
 const STATUS_NAME: &str = "status";
@@ -71,7 +71,17 @@ impl Given {
                     if own.is_some_and(|listener| !listener.bind.contains(&address)) {
                         return Err(StartError::HandedOver(name, address));
                     }
-                    if !config.listeners.iter().any(|listener| listener.bind.contains(&address)) {
+                    let has_listener = config.listeners.iter().any(|listener| listener.bind.contains(&address));
+                    if was_kept(&name, address) {
+                        // Ours, from before a restart: it goes when its listener does, and here it has gone meanwhile.
+                        if has_listener {
+                            given.listeners.entry(address).or_default().push(socket);
+                        } else if let Err(error) = forget(address) {
+                            tracing::warn!(%address, %error, "the service manager keeps a socket that no listener has");
+                        }
+                        continue;
+                    }
+                    if !has_listener {
                         tracing::warn!(name, %address, "handed over, but no listener has this address");
                     }
                     given.listeners.entry(address).or_default().push(socket);

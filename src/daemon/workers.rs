@@ -156,8 +156,6 @@ impl Workers {
         for (address, socket) in self.prepared.iter().flatten() {
             if let Err(error) = socket::adopt_listener(socket) {
                 tracing::error!(%address, %error, "a worker has a listening socket less");
-            } else if !self.handed_over.contains_key(address) {
-                report_store(*address, descriptors::keep(*address, socket));
             }
         }
     }
@@ -260,7 +258,6 @@ impl DataPlane for Workers {
             for sockets in &mut fresh {
                 let socket = socket::listen(real).map_err(failed)?;
                 real = socket::local_address(&socket).map_err(failed)?;
-                report_store(*address, descriptors::keep(*address, &socket));
                 sockets.push((*address, socket));
             }
         }
@@ -276,6 +273,12 @@ impl DataPlane for Workers {
             self.introduce();
             self.have_all_listen();
             given = Sockets::All;
+        }
+        // Not before they are in force: nobody would have the service manager forget them.
+        for (address, socket) in self.prepared.iter().flatten() {
+            if !self.handed_over.contains_key(address) {
+                report_store(*address, descriptors::keep(*address, socket));
+            }
         }
         let mut taken = Vec::new();
         let mut prepared = std::mem::take(&mut self.prepared).into_iter();

@@ -76,6 +76,11 @@ pub fn keep(address: SocketAddr, socket: &Socket) -> io::Result<()> {
     sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &[socket.as_fd()])
 }
 
+/// Whether a socket that was handed over is one that [`keep`] had kept, and not one that the service manager opened.
+pub fn was_kept(name: &str, address: SocketAddr) -> bool {
+    name == store_name(address)
+}
+
 /// Asks it to forget those of an address.
 pub fn forget(address: SocketAddr) -> io::Result<()> {
     let name = store_name(address);

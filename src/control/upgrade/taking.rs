@@ -12,7 +12,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::estate::Estate;
 use super::words::{Heard, Hello, Listening, Sockets, Word, choose_format, hear, hear_word, out_of_turn, say};
 use super::{FOLLOW_LIMIT, READY_LIMIT, STEP_LIMIT};
-use crate::control::{Handle, removals};
+use crate::control::{Handle, removals, standing};
 use crate::state::{Heirs, Snapshot};
 use crate::sys::channel::Channel;
 
@@ -134,6 +134,8 @@ pub fn take_over(control: &Handle, snapshot: &Arc<Snapshot>, heir: &Heir) -> Res
     limit.map_err(|error| error.to_string())?;
     let heirs = Arc::new(estate.heirs(snapshot));
     let unfinished = estate.take_up(control, snapshot);
+    // What was in force there may not be what this configuration comes to.
+    standing::sum_up_all(control, snapshot);
     let sessions = receive_sessions(control, &heir.channel, &heirs)?;
     say(&heir.channel, &Word::Holding)?;
     match hear_word(&heir.channel)? {

@@ -98,8 +98,9 @@ impl Ejector {
 
     /// Takes a sign. Returns the ejection that it brings.
     pub fn take(&mut self, sign: Sign, now_ms: u64, patience: Patience, spare: Spare) -> Option<Ejection> {
-        if self.ejection.is_some() {
-            // Of sessions that began before: they say nothing new.
+        if let Some(ejection) = self.ejection {
+            // Of sessions that began before: they say nothing new, but that one was served as it should be.
+            self.refusals_mislead |= sign == Sign::Well && ejection.ground == Ground::RefusedHellos;
             return None;
         }
         match sign {
@@ -132,7 +133,15 @@ impl Ejector {
         self.end(now_ms)
     }
 
-    /// Ends the ejection before its time: a check has shown the contrary, or an operator says so.
+    /// Ends the ejection before its time: a check has heard the server, as clients do. If clients were refused before, that
+    /// was for what they said.
+    pub fn disprove(&mut self, now_ms: u64) -> Option<Ejection> {
+        let ejection = self.end(now_ms)?;
+        self.refusals_mislead |= ejection.ground == Ground::RefusedHellos;
+        Some(ejection)
+    }
+
+    /// Ends the ejection before its time, at an operator's word.
     pub fn end(&mut self, now_ms: u64) -> Option<Ejection> {
         let ejection = self.ejection.take()?;
         self.last = Some((ejection, now_ms));
@@ -252,6 +261,36 @@ mod tests {
     }
 
     /// The same, from the whole history each time.
+    #[test]
+    fn refused_hellos_eject_by_mistake_once_whatever_shows_that_it_was_one() {
+        let patience = Patience { failures: 3, eject_ms: 50 };
+        let storm = |ejector: &mut Ejector, now: u64| {
+            (0..20).find_map(|client| ejector.take(refused(client), now, patience, Spare::Yes))
+        };
+        // A check that hears the server, a session from before that is served, and one that comes afterwards.
+        for proof in 0..3 {
+            let mut ejector = Ejector::default();
+            assert!(storm(&mut ejector, 10).is_some_and(|ejection| ejection.ground == Ground::RefusedHellos));
+            match proof {
+                0 => assert!(ejector.disprove(20).is_some()),
+                1 => assert!(ejector.take(Sign::Well, 20, patience, Spare::Yes).is_none()),
+                _ => {
+                    ejector.tick(60);
+                    ejector.take(Sign::Well, 61, patience, Spare::Yes);
+                }
+            }
+            ejector.tick(1000);
+            assert_eq!(storm(&mut ejector, 2000), None, "{proof}");
+            let failures = (0..3).find_map(|_| ejector.take(Sign::Failure, 2001, patience, Spare::Yes));
+            assert!(failures.is_some(), "{proof}: failures still count");
+        }
+        // An operator's word proves nothing.
+        let mut ejector = Ejector::default();
+        storm(&mut ejector, 10);
+        ejector.end(20);
+        assert!(storm(&mut ejector, 2000).is_some());
+    }
+
     #[derive(Default)]
     struct Naive {
         history: Vec<(u64, Sign)>,
@@ -260,10 +299,13 @@ mod tests {
 
     impl Naive {
         fn take(&mut self, sign: Sign, now: u64, patience: Patience) -> Option<Ejection> {
-            if self.ejections.last().is_some_and(|(_, ejection)| now < ejection.until_ms) {
+            let is_ejected = self.ejections.last().is_some_and(|(_, ejection)| now < ejection.until_ms);
+            if !is_ejected || sign == Sign::Well {
+                self.history.push((now, sign));
+            }
+            if is_ejected {
                 return None;
             }
-            self.history.push((now, sign));
             let since = self.ejections.last().map_or(0, |(at, _)| *at);
             let row: Vec<Sign> = self
                 .history
@@ -277,13 +319,10 @@ mod tests {
                 .iter()
                 .filter_map(|sign| if let Sign::Refused { client } = sign { Some(*client) } else { None })
                 .collect();
-            let misled = self.ejections.iter().enumerate().any(|(nth, (_, ejection))| {
+            let misled = self.ejections.iter().enumerate().any(|(nth, (from, ejection))| {
                 let until = self.ejections.get(nth + 1).map_or(u64::MAX, |(at, _)| *at);
                 ejection.ground == Ground::RefusedHellos
-                    && self
-                        .history
-                        .iter()
-                        .any(|(at, sign)| *sign == Sign::Well && *at >= ejection.until_ms && *at <= until)
+                    && self.history.iter().any(|(at, sign)| *sign == Sign::Well && at > from && *at <= until)
             });
             let ground = if failures >= patience.failures as usize {
                 Ground::Failures
