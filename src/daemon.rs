@@ -13,7 +13,7 @@ use std::{fmt, io};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 
-use crate::config::{CheckKind, Config, HealthCheck, LogTarget};
+use crate::config::{Config, HealthCheck, LogTarget};
 use crate::control::{self, ConfigSource, DataPlane, Heir, LogError, PrepareError, SocketError, StatusSocket};
 use crate::proxy;
 use crate::state::{Operators, Resolution, Shared, Snapshot, Supplement};
@@ -100,6 +100,11 @@ fn start(
     let log = control::start_log(&config.log).map_err(StartError::Log)?;
     control::start_tracing(log.clone(), config.log.format, level);
     proxy::faults::watch();
+    if heir.as_ref().is_some_and(|heir| heir.confined)
+        && let Some(pool) = config.program_of()
+    {
+        control::warn_of_program(pool);
+    }
     warn_of_limits(&config, limit);
     if let Some(why) = closed {
         tracing::info!(why, "the file system stays open");
@@ -170,8 +175,7 @@ fn confine(config: &Config, source: &ConfigSource) -> Option<String> {
     if let Err(error) = privileges::refuse_new_privileges() {
         return Some(format!("no_new_privs cannot be set: {error}"));
     }
-    if config.pools.iter().filter_map(|pool| pool.health.as_ref()).any(|check| matches!(check.kind, CheckKind::Exec(_)))
-    {
+    if config.program_of().is_some() {
         return Some("programs of `exec` checks may need any file".to_owned());
     }
     // A link leads elsewhere, and a reload follows it as the start did.

@@ -84,6 +84,18 @@ fn files_elsewhere_are_closed_to_the_daemon() {
 }
 
 #[test]
+fn a_check_that_starts_a_program_may_come_later_and_the_log_says_what_it_does_without() {
+    let daemon = Daemon::start(CONFIG);
+    let said = "the program of its `exec` check may use only files that the process could when it started";
+    assert!(!daemon.log().contains(said));
+    daemon.write_config(&format!("{CONFIG}[pool.p.health]\ncheck = \"exec\"\ncommand = [\"/bin/true\"]\n"), "");
+    daemon.reload();
+    daemon.wait_for_log(said);
+    let at = daemon.at(1001).to_string();
+    daemon.wait_for_state(&at, "up");
+}
+
+#[test]
 fn configuration_that_anybody_may_write_is_refused_to_root() {
     assert!(nix::unistd::geteuid().is_root(), "this test runs as root");
     let address = own_loopback();

@@ -89,6 +89,14 @@ pub struct Global {
     pub relay: RelayNumbers,
 }
 
+impl Config {
+    /// A pool whose check starts a program, if there is one.
+    pub fn program_of(&self) -> Option<&str> {
+        let runs = |pool: &&Pool| matches!(&pool.health, Some(HealthCheck { kind: CheckKind::Exec(_), .. }));
+        self.pools.iter().find(runs).map(|pool| &*pool.name)
+    }
+}
+
 impl Global {
     /// Worker threads where the process may run on so many CPUs.
     pub fn workers_on(&self, cpus: usize) -> usize {

@@ -52,6 +52,7 @@ use crate::sys::channel::{Parcel, Passage};
 
 pub use lifecycle::{Start, run};
 pub use log_writer::{LogError, start_log, start_tracing};
+pub use reload::warn_of_program;
 pub use socket::{SocketError, StatusSocket, bind_metrics};
 pub use upgrade::{Estate, Heir, Inherited, Socket};
 

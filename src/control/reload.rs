@@ -133,6 +133,12 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
         return Err(format!("{count} {errors} in the configuration, the first: {first}"));
     };
     let old = control.snapshot();
+    if control.confined
+        && old.config.program_of().is_none()
+        && let Some(pool) = config.program_of()
+    {
+        warn_of_program(pool);
+    }
     let moves = moves::prepare(control, &old.config, &mut config).await?;
     let resolution = names::add(control, &config).await;
     let built = {
@@ -166,6 +172,15 @@ async fn try_reload(control: &Handle) -> Result<String, String> {
         snapshot.backends().count(),
         removed
     ))
+}
+
+/// Says what a program of a check does without when the process has closed most of the file system for itself.
+pub fn warn_of_program(pool: &str) {
+    tracing::warn!(
+        pool,
+        "the program of its `exec` check may use only files that the process could when it started, without such a check; a \
+         restart lifts that"
+    );
 }
 
 /// Binds what is new, has new backends checked, and swaps. Returns how many backends of `old` are gone.

@@ -212,3 +212,27 @@ impl Worker {
         self.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::state::missing_fields;
+
+    /// What a build of 2026-11-28 (commit 56d466b) sent in format 1: two sessions.
+    #[test]
+    fn sessions_of_an_older_build_are_understood_and_it_is_sent_all_that_it_knows() {
+        let then: Value =
+            serde_json::from_str(include_str!("../../tests/data/hand-over-1/sessions.json")).expect("JSON");
+        let mut batch: Batch = serde_json::from_value(then.clone()).expect("sessions");
+        assert_eq!((batch.sessions.len(), batch.waiting.len()), (2, 0));
+        assert!(batch.sessions.iter().all(|(session, _)| session.shares.backend == Some(0)));
+        let now = serde_json::to_value(&batch).expect("JSON");
+        assert_eq!(missing_fields(&now, &then), ["credit"; 4], "format 2");
+        batch.sessions.iter_mut().for_each(|(_, flow)| flow.complete_for_format_1());
+        let now = serde_json::to_value(&batch).expect("JSON");
+        assert_eq!(missing_fields(&now, &then), Vec::<String>::new(), "format 1");
+        assert!(now.get("waiting").is_none());
+    }
+}

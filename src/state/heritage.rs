@@ -279,3 +279,21 @@ pub(super) mod operation {
         }))
     }
 }
+
+/// Fields of `then` that `now` does not have, whatever is in them: what a reader of an older version would miss.
+#[cfg(test)]
+pub fn missing_fields(now: &serde_json::Value, then: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    match (now, then) {
+        (Value::Object(now), Value::Object(then)) => {
+            let field = |(name, then): (&String, &Value)| {
+                now.get(name).map_or_else(|| vec![name.clone()], |now| missing_fields(now, then))
+            };
+            then.iter().flat_map(field).collect()
+        }
+        (Value::Array(now), Value::Array(then)) => {
+            now.iter().zip(then).flat_map(|(now, then)| missing_fields(now, then)).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -38,6 +38,8 @@ pub use counters::{
 };
 pub use events::Events;
 pub use explain::{Explanation, RouteQuery, explain};
+#[cfg(test)]
+pub use heritage::missing_fields;
 pub use heritage::{Heirs, Heritage, Identity, identity};
 pub use histogram::{Buckets, HELLO_BYTES, HELLO_SECONDS, Histogram, SESSION_SECONDS, SHORT_SECONDS};
 pub use live::{LiveSigns, Observation};

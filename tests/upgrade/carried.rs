@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::bulk::Bulk;
 use crate::scene::{CONFIG, Scene, all_echo, counters, echoes, says, seen, sessions};
 use crate::support::hello::client_hello;
-use crate::support::{Daemon, connect, eventually, exchange};
+use crate::support::{Backend, Daemon, connect, deaf, eventually, exchange, own_loopback};
 
 #[test]
 fn everything_goes_on_where_it_was() {
@@ -141,6 +141,49 @@ fn sessions_that_are_still_set_up_follow() {
     assert_eq!(daemon.json("/v1/backends").as_array().unwrap().iter().map(active).sum::<u64>(), 10);
     let name = "sluice_pool_connections_total{pool=\"a\"}";
     assert_eq!(daemon.metric(name), 10.0, "what was counted last has come as well");
+}
+
+#[test]
+fn sessions_that_are_connecting_find_a_backend_and_follow() {
+    let config = CONFIG.replacen("backends = [\"{ip}:1001\", \"{ip}:1002\"]", "connect-timeout = \"3s\"", 1);
+    let (pool, check) = config.split_once("[pool.a.health]").unwrap();
+    let backends = "[[pool.a.backend]]\nname = \"deaf\"\naddress = \"{ip}:1009\"\n\
+                    [[pool.a.backend]]\naddress = \"{ip}:1001\"\nbackup = true\n";
+    assert!(check.contains("tcp"), "checked by connecting, which would find it out");
+    let address = own_loopback();
+    let _backend = Backend::echo((address, 1001));
+    let _deaf = deaf((address, 1009));
+    let daemon = Daemon::start_on(address, &format!("{pool}{backends}"), "workers = 2\n", |command| command);
+    let mut waiting: Vec<TcpStream> = (0..6).map(|_| connect(daemon.at(444))).collect();
+    let connecting = || daemon.json("/v1/backends")[0]["active"].as_u64() == Some(6);
+    eventually("all try the one that does not answer", || connecting().then_some(()));
+    let old = daemon.pid();
+    assert_eq!(daemon.upgrade()["sessions"], 0);
+    all_echo(&mut waiting, b"the other one");
+    assert_ne!(old, daemon.pid());
+    drop(waiting);
+    let records = daemon.wait_for_records(6);
+    assert!(records.iter().all(|record| record["end"] == "done" && record["tries"] == 2), "{records:#?}");
+}
+
+#[test]
+fn sessions_whose_set_up_takes_too_long_end_and_say_so() {
+    let config = CONFIG.replacen("pool = \"a\"", "pool = \"a\"\nhello-timeout = \"5m\"", 1);
+    let scene = Scene::start_with(&config, "");
+    let daemon = &scene.daemon;
+    let hello = client_hello(Some("a.test"), &["h2"]);
+    let mut half = halves(daemon, &hello, 1).remove(0);
+    daemon.upgrade();
+    let begun = Instant::now();
+    half.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    let end = half.read(&mut [0; 8]);
+    assert!(
+        matches!(end, Ok(0)) || end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+        "{end:?}"
+    );
+    assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
+    let record = eventually("its record", || daemon.records().into_iter().find(|record| record["end"] == "shutdown"));
+    assert_eq!(record["listener"], "tls");
 }
 
 #[test]

@@ -212,6 +212,7 @@ pub fn choose_format(hello: &Hello) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::missing_fields;
 
     #[test]
     fn the_newest_format_that_both_know_is_chosen_or_none() {
@@ -221,6 +222,24 @@ mod tests {
         let why = choose_format(&hello(FORMAT + 1, FORMAT + 7)).expect_err("too new");
         assert!(why.contains("9.9") && why.contains("restart"), "{why}");
         assert!(choose_format(&hello(0, OLDEST - 1)).is_err());
+    }
+
+    /// What a build of 2026-11-28 (commit 56d466b) said in format 1 to a process that was to take its place.
+    #[test]
+    fn what_an_older_build_said_is_understood_and_all_of_it_is_said_to_one() {
+        let hello: Value =
+            serde_json::from_str(include_str!("../../../tests/data/hand-over-1/hello.json")).expect("JSON");
+        let Ok(Word::Hello(said)) = serde_json::from_value(hello.clone()) else { panic!("{hello}") };
+        assert_eq!(choose_format(&said), Ok(1));
+        let state: Value =
+            serde_json::from_str(include_str!("../../../tests/data/hand-over-1/state.json")).expect("JSON");
+        let word: Word = serde_json::from_value(state.clone()).expect("a state");
+        let Word::State(estate) = &word else { panic!("{state}") };
+        assert_eq!(estate.generation(), 1);
+        for (word, then) in [(Word::Hello(said), hello), (word, state)] {
+            let now = serde_json::to_value(&word).expect("JSON");
+            assert_eq!(missing_fields(&now, &then), Vec::<String>::new());
+        }
     }
 
     #[test]
