@@ -157,6 +157,13 @@ fn stopped_backend_is_left_after_a_few_who_wait_for_it() {
     });
     // The kernel of a stopped server takes connections and hellos: nobody else can be tried then.
     assert_eq!(outage.noticed, 0, "those who waited were served in the end");
+    let waited = |record: &&Value| record["backend"] == "a" && record["first_byte_ms"].as_f64() > Some(200.0);
+    let waited = eventually("they are recorded", || {
+        let waited = world.daemon.records().iter().filter(waited).count();
+        (waited > 0).then_some(waited)
+    });
+    // Each of them asks again only once it was answered.
+    assert!(waited <= CLIENTS, "{waited} waited for a server that had stopped");
     assert!(outage.last < Duration::from_secs(4), "{:?}", outage.last);
 }
 
