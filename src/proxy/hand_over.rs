@@ -77,7 +77,8 @@ pub fn send_held(worker: &Worker, passage: &Passage) -> io::Result<u64> {
     worker.held.send(|rest| send_some(rest, passage)).map(|count| count as u64)
 }
 
-/// Sends the first ones, as many as fit in a message. Returns how many.
+/// Sends the first ones, as many as fit in a message. Returns how many. Those whose bytes flow come first, and so do their bytes and
+/// descriptors, as the reader takes them.
 fn send_some(held: &[Aside], passage: &Passage) -> io::Result<usize> {
     let now_ns = monotonic_ns();
     let mut batch = Batch::default();
@@ -111,10 +112,6 @@ fn send_some(held: &[Aside], passage: &Passage) -> io::Result<usize> {
             Aside::Waiting(_, ticket) | Aside::Resumed(_, ticket, _) => {
                 batch.waiting.push((session, ticket.copy_to(&mut bytes, &mut descriptors)));
             }
-        }
-        // Bytes and descriptors of those that wait come behind all others, as the reader takes them.
-        if !batch.waiting.is_empty() && held.get(batch.len()).is_some_and(|next| matches!(next, Aside::Flowing(..))) {
-            break;
         }
     }
     let head = serde_json::to_vec(&batch)?;
@@ -152,7 +149,8 @@ pub fn take_up(worker: &Worker, parcel: Parcel, heirs: &Heirs, comes: Comes) -> 
         record::taken_over(worker, &session);
         session
     };
-    for (session, flow) in batch.sessions {
+    for (mut session, flow) in batch.sessions {
+        session.count(flow.uncounted());
         let shares = shares(session.shares)?;
         if shares.backend.is_none() {
             return Err(invalid());
@@ -188,8 +186,8 @@ pub fn let_go(worker: &Worker) {
     }
 }
 
-/// Sends sessions that were still set up when the others went, each once its bytes flow or it waits for a place; runs until it is dropped, or
-/// until the other process is gone.
+/// Sends sessions that were still set up when the others went, each once its bytes flow or it waits for a place; runs until
+/// it is dropped, or until the other process is gone.
 pub async fn send_late(worker: &Rc<Worker>, passage: &Passage) {
     loop {
         if let Err(error) = send_held(worker, passage) {
@@ -225,14 +223,39 @@ mod tests {
     fn sessions_of_an_older_build_are_understood_and_it_is_sent_all_that_it_knows() {
         let then: Value =
             serde_json::from_str(include_str!("../../tests/data/hand-over-1/sessions.json")).expect("JSON");
-        let mut batch: Batch = serde_json::from_value(then.clone()).expect("sessions");
+        let mut ours = then.clone();
+        for session in ours["sessions"].as_array_mut().expect("a list") {
+            for way in ["up", "down"] {
+                session[1][way].as_object_mut().expect("fields").remove("credit").expect("in format 1");
+            }
+        }
+        let _: Batch = serde_json::from_value(then.clone()).expect("sessions");
+        let mut batch: Batch = serde_json::from_value(ours).expect("sessions");
         assert_eq!((batch.sessions.len(), batch.waiting.len()), (2, 0));
         assert!(batch.sessions.iter().all(|(session, _)| session.shares.backend == Some(0)));
+        // As this process writes its own.
         let now = serde_json::to_value(&batch).expect("JSON");
         assert_eq!(missing_fields(&now, &then), ["credit"; 4], "format 2");
         batch.sessions.iter_mut().for_each(|(_, flow)| flow.complete_for_format_1());
         let now = serde_json::to_value(&batch).expect("JSON");
         assert_eq!(missing_fields(&now, &then), Vec::<String>::new(), "format 1");
         assert!(now.get("waiting").is_none());
+    }
+
+    /// In format 1 a session that goes over before its first turn has the bytes of its hello delivered and not counted.
+    #[test]
+    fn what_an_older_build_delivered_and_did_not_count_is_counted() {
+        let mut then: Value =
+            serde_json::from_str(include_str!("../../tests/data/hand-over-1/sessions.json")).expect("JSON");
+        then["sessions"][0][1]["up"]["credit"] = 517.into();
+        let mut batch: Batch = serde_json::from_value(then.clone()).expect("sessions");
+        let copied = |session: &SessionCopy| serde_json::to_value(session).expect("JSON")["copied"].clone();
+        for ((session, flow), more) in batch.sessions.iter_mut().zip([517, 0]) {
+            assert_eq!(flow.uncounted(), [more, 0]);
+            let before = copied(session);
+            session.count(flow.uncounted());
+            let up = before[0].as_u64().expect("a number");
+            assert_eq!(copied(session), serde_json::json!([up + more, before[1]]));
+        }
     }
 }

@@ -42,6 +42,11 @@ impl FlowCopy {
         self.up.complete_for_format_1();
         self.down.complete_for_format_1();
     }
+
+    /// Bytes up and down that were delivered and that the session does not count yet, as format 1 may have them.
+    pub fn uncounted(&self) -> [u64; 2] {
+        [self.up.uncounted(), self.down.uncounted()]
+    }
 }
 
 impl Flow {

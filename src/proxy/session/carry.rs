@@ -124,6 +124,13 @@ impl SessionCopy {
         }
     }
 
+    /// Counts bytes up and down that were delivered by copying.
+    pub fn count(&mut self, delivered: [u64; 2]) {
+        for (copied, more) in self.copied.iter_mut().zip(delivered) {
+            *copied += more;
+        }
+    }
+
     /// Makes the session again, with its seat if it had one.
     pub fn revive(self, slot: Slot, shares: Shares, now_ns: u64) -> Session {
         let Shares { listener, pool, backend } = shares;

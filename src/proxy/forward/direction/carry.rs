@@ -19,15 +19,20 @@ pub struct DirectionCopy {
     splices: bool,
     in_a_row: u8,
     end: End,
-    /// Of format 1: bytes that were read and not yet counted as a turn's.
-    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
-    credit: Option<u8>,
+    /// Of format 1: bytes that were delivered before this direction began, and are not counted yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credit: Option<u64>,
 }
 
 impl DirectionCopy {
     /// Adds what a reader of format 1 misses.
     pub const fn complete_for_format_1(&mut self) {
         self.credit = Some(0);
+    }
+
+    /// Bytes that were delivered and that the session does not count yet.
+    pub fn uncounted(&self) -> u64 {
+        self.credit.unwrap_or(0)
     }
 }
 
