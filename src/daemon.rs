@@ -33,7 +33,7 @@ pub enum StartError {
     Log(LogError),
     /// The status socket cannot be opened.
     Socket(SocketError),
-    /// A listener cannot be bound.
+    /// A listener cannot be bound, or workers cannot be prepared.
     Prepare(PrepareError),
     /// The metrics address cannot be bound.
     Metrics(SocketAddr, io::Error),

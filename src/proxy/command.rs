@@ -42,7 +42,7 @@ pub enum Command {
     /// Stop accepting, put every session aside, send all of them to the process that is to take its place, and say how many.
     HandOver(Passage, SyncSender<io::Result<u64>>),
     /// That process has them: let go of them and of the listening sockets, send those that are still set up once their bytes
-    /// flow, and end.
+    /// flow or they wait for a place, and end.
     LetGo(Passage),
     /// Accept and go on with what was put aside.
     GoOn,

@@ -134,7 +134,7 @@ impl Held {
     /// # Errors
     /// Those of `send`.
     pub fn send<E>(&self, mut send: impl FnMut(&[Aside]) -> Result<usize, E>) -> Result<usize, E> {
-        // Those whose bytes flow first: messages are of one sort each.
+        // Those whose bytes flow first, as messages have them; and so most messages are of one sort.
         self.aside.borrow_mut()[self.sent.get()..].sort_by_key(|aside| !matches!(aside, Aside::Flowing(..)));
         let aside = self.aside.borrow();
         while self.sent.get() < aside.len() {
