@@ -9,6 +9,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -126,10 +127,7 @@ fn stored(inbox: &UnixDatagram, end: &str) -> Vec<OwnedFd> {
 
 #[test]
 fn kept_listeners_pass_a_restart_and_nobody_is_refused() {
-    let dir = TempDir::new();
-    let path = dir.path().join("notify");
-    let inbox = UnixDatagram::bind(&path).unwrap();
-    inbox.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (_dir, path, inbox) = service_manager();
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));
     let global = "workers = 2\n";
@@ -176,10 +174,7 @@ fn kept_listeners_pass_a_restart_and_nobody_is_refused() {
 
 #[test]
 fn kept_listeners_that_the_configuration_does_not_have_any_more_are_closed() {
-    let dir = TempDir::new();
-    let path = dir.path().join("notify");
-    let inbox = UnixDatagram::bind(&path).unwrap();
-    inbox.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (_dir, path, inbox) = service_manager();
     let address = own_loopback();
     let _backend = Backend::echo((address, 1001));
     let gone = std::net::TcpListener::bind((address, 445)).unwrap();
@@ -205,6 +200,15 @@ fn kept_listeners_that_the_configuration_does_not_have_any_more_are_closed() {
     daemon.signal(Signal::SIGTERM);
     let told = told_until(&inbox, "STOPPING=1");
     assert!(!told.contains("FDSTORE=1"), "{told}");
+}
+
+/// Where a service manager is told things, with the folder that it is in.
+fn service_manager() -> (TempDir, PathBuf, UnixDatagram) {
+    let dir = TempDir::new();
+    let path = dir.path().join("notify");
+    let inbox = UnixDatagram::bind(&path).unwrap();
+    inbox.set_read_timeout(Some(DEADLINE)).unwrap();
+    (dir, path, inbox)
 }
 
 /// What the service manager is told, until it contains `end`.

@@ -48,13 +48,13 @@ check = "tcp"
 interval = "100ms"
 "#;
 
-fn hello() -> Vec<u8> {
+pub fn hello() -> Vec<u8> {
     client_hello(Some("any.test"), &[])
 }
 
 /// Says something over an open session and expects it back.
 #[track_caller]
-fn echoes(stream: &mut TcpStream, text: &[u8]) {
+pub fn echoes(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).unwrap();
     let mut answer = vec![0; text.len()];
     stream.read_exact(&mut answer).unwrap();

@@ -3,15 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::effect::{echoes, hello};
 use crate::support::counting::Counting;
-use crate::support::hello::client_hello;
 use crate::support::line::{client, config_with as line_config_with, greeted, line, start_on as line_start_on};
 use crate::support::{Backend, Daemon, connect, eventually, own_loopback, through};
 use nix::sys::signal::Signal;
@@ -33,22 +32,10 @@ preconnect = 1
 "#;
 
 #[track_caller]
-fn echoes(stream: &mut TcpStream, text: &[u8]) {
-    stream.write_all(text).unwrap();
-    let mut answer = vec![0; text.len()];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, text);
-}
-
-#[track_caller]
 fn echo_all(streams: &mut [TcpStream], text: &[u8]) {
     for stream in streams {
         echoes(stream, text);
     }
-}
-
-fn hello() -> Vec<u8> {
-    client_hello(Some("any.test"), &[])
 }
 
 /// Threads of the workers, by the CPUs that they may run on.
